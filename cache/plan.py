@@ -1,0 +1,43 @@
+"""What an extraction has to do, decided before anything is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Action = Literal["create", "resume", "reuse"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The decision for one encoder: what to do, why, and the items to encode, sorted and unique.
+
+    `refused` are items that failed before and would fail again.
+    """
+
+    action: Action
+    reason: str
+    missing: tuple[bytes, ...]
+    reused: int
+    refused: tuple[bytes, ...] = ()
+
+
+def plan_extraction(wanted: Iterable[bytes], stored: Collection[bytes], known_bad: Collection[bytes] = ()) -> Plan:
+    """Compares the items of a data set with those stored. Pure: equal input, equal plan.
+
+    Args:
+        wanted: item keys of the data set, in any order, with repeats.
+        stored: item keys that the encoder's store already holds.
+        known_bad: item keys whose content is known to be broken.
+    """
+    unique = set(wanted)
+    absent = unique.difference(stored)
+    refused = tuple(sorted(absent.intersection(known_bad)))
+    missing = tuple(sorted(absent.difference(refused)))
+    reused = len(unique) - len(absent)
+    if not missing:
+        return Plan("reuse", f"all {reused} items that can be encoded are stored", missing, reused, refused)
+    if not reused:
+        return Plan("create", f"none of the {len(unique)} items is stored", missing, reused, refused)
+    return Plan("resume", f"{len(missing)} of {len(unique)} items are not stored yet", missing, reused, refused)

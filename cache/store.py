@@ -1,0 +1,218 @@
+"""A folder of features: one folder an encoder, one view a data set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cache.errors import CacheIncomplete, StoreDamaged, StoreError, listing
+from cache.key import EncoderKey, unpack_items
+from cache.schema import FAILURES_FILE, KEY_FILE, VIEW_SUFFIX, replacing, write_json
+from cache.segment import Segment, is_segment, merge_segments, read_segment
+
+MERGE_AT_ONCE = 4096
+"""Segments mapped at once by a merge; Linux allows a process some 65 000 maps."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A sample whose content an encoder's decoder refused.
+
+    `item` is the hex item key, or None where not even the bytes could be read: then trying again
+    may help. `decoder` names what refused it; another version is asked again.
+    """
+
+    id: str
+    reason: str
+    item: str | None
+    decoder: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """The line that `failures.jsonl` holds for it."""
+        return {"id": self.id, "reason": self.reason, "digest": self.item, "decoder": self.decoder}
+
+
+class EncoderStore:
+    """Everything that one encoder has computed: `key.json`, segments, failures."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def digest(self) -> str:
+        """The encoder key's digest, which names the folder."""
+        return self.folder.name
+
+    def key(self) -> EncoderKey:
+        """The full key that the folder was made for.
+
+        Raises:
+            StoreDamaged: `key.json` is missing, unreadable, or not the key that names the folder.
+        """
+        path = self.folder / KEY_FILE
+        try:
+            key = EncoderKey(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise StoreDamaged(f"{path} cannot be read ({error}); run extract again to write it") from error
+        if key.digest != self.digest:
+            raise StoreDamaged(f"{path} holds the key {key.digest}, its folder is named {self.digest}; move it away")
+        return key
+
+    def create(self, key: EncoderKey) -> None:
+        """Makes the folder and writes `key.json`; harmless when both are there."""
+        if key.digest != self.digest:
+            raise StoreError(f"{self.folder} is no place for the encoder key {key.digest}")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot make {self.folder}: {error.strerror}; choose another --store") from error
+        if not (self.folder / KEY_FILE).exists():
+            write_json(self.folder / KEY_FILE, dict(key.fields))
+
+    def segment_paths(self) -> list[Path]:
+        """Paths of the finished segments, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(path for path in self.folder.iterdir() if is_segment(path))
+
+    def segments(self) -> list[Segment]:
+        """All finished segments, oldest first. One that a merge removes meanwhile is left out.
+
+        Raises:
+            StoreDamaged: one of them is not what was written.
+        """
+        found = []
+        for path in self.segment_paths():
+            try:
+                found.append(read_segment(path))
+            except FileNotFoundError:  # merged by another process; its rows are in a newer segment
+                return self.segments()
+        return found
+
+    def set_aside_damaged(self) -> list[Path]:
+        """Renames damaged segments to `*.damaged`, so that their items count as missing again."""
+        moved = []
+        for path in self.segment_paths():
+            try:
+                read_segment(path)
+            except FileNotFoundError:
+                continue  # merged by another process
+            except StoreDamaged:
+                moved.append(path.rename(path.with_suffix(".damaged")))
+        return moved
+
+    def items(self) -> set[bytes]:
+        """Keys of all items that are stored."""
+        stored: set[bytes] = set()
+        for segment in self.segments():
+            stored.update(unpack_items(segment.items))
+        return stored
+
+    def consolidate(self, order: Sequence[bytes], small: int = 16384) -> None:
+        """Merges segments of fewer than `small` rows into one, in the order of a data set.
+
+        A run writes one segment a batch, so that a kill loses one batch; readers want few.
+        Rows in a data set's own order let `FeatureTable.to_numpy` return the map itself.
+        """
+        places = {item: place for place, item in enumerate(dict.fromkeys(order))}
+        while len(segments := [segment for segment in self.segments() if len(segment) < small]) > 1:
+            try:
+                merge_segments(segments[:MERGE_AT_ONCE], places)
+            except FileNotFoundError:  # another process merges the same segments; it will finish
+                return
+
+    def failures(self) -> list[Failure]:
+        """Recorded failures, one an item."""
+        path = self.folder / FAILURES_FILE
+        if not path.exists():
+            return []
+        try:
+            entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            return [Failure(one["id"], one["reason"], one["digest"], one.get("decoder", "")) for one in entries]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreDamaged(f"{path} is damaged ({error!r}); delete it, failures are found anew") from error
+
+    def record_failures(self, failures: Iterable[Failure], resolved: Iterable[bytes] = ()) -> None:
+        """Adds failures to `failures.jsonl` and drops those of items that are encoded by now.
+
+        Failures without an item key are those of the latest run only: the next one tries again.
+        """
+        known = self.failures()
+        kept = {failure.item: failure for failure in known if failure.item is not None}
+        for item in resolved:
+            kept.pop(item.hex(), None)
+        nameless = []
+        for failure in failures:
+            if failure.item is None:
+                nameless.append(failure)
+            else:
+                kept.setdefault(failure.item, failure)
+        entries = [*kept.values(), *nameless]
+        if entries == known:
+            return
+        with replacing(self.folder / FAILURES_FILE) as temporary:
+            lines = (json.dumps(entry.as_json(), ensure_ascii=False) + "\n" for entry in entries)
+            temporary.write_text("".join(lines), encoding="utf-8")
+
+    def size(self) -> int:
+        """Bytes of all segments."""
+        return sum(path.stat().st_size for path in self.segment_paths())
+
+
+class FeatureStore:
+    """The store folder, `features/` by default."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def encoder(self, digest: str) -> EncoderStore:
+        """The part of one encoder, whether it exists yet or not."""
+        return EncoderStore(self.root / digest)
+
+    def encoders(self) -> list[EncoderStore]:
+        """All encoders that have a folder here."""
+        if not self.root.is_dir():
+            return []
+        return [EncoderStore(path.parent) for path in sorted(self.root.glob(f"*/{KEY_FILE}"))]
+
+    def view_path(self, name: str) -> Path:
+        """Where the view of the data set `name` lies.
+
+        Raises:
+            StoreError: the name cannot be a file's name.
+        """
+        if not name or name.startswith(".") or any(sign in name for sign in '/\\:*?"<>|\0\n'):
+            raise StoreError(f"{name!r} cannot name a data set; give a plain name by --name")
+        return self.root / f"{name}{VIEW_SUFFIX}"
+
+    def names(self) -> list[str]:
+        """Names of the data sets that have a view here."""
+        if not self.root.is_dir():
+            return []
+        paths = sorted(self.root.glob(f"*{VIEW_SUFFIX}"))
+        return [path.name.removesuffix(VIEW_SUFFIX) for path in paths if not path.name.startswith(".")]
+
+    def choose(self, name: str | None) -> str:
+        """The data set `name`, or the only one there is.
+
+        Raises:
+            CacheIncomplete: there is none of that name, none at all, or several to choose from.
+        """
+        names = self.names()
+        if name is None and len(names) == 1:
+            return names[0]
+        if name is None and names:
+            raise CacheIncomplete(f"{self.root} holds several data sets; choose one by --name: {listing(names)}")
+        if name is None or name not in names:
+            wanted = "a data set" if name is None else f"the data set {name!r}"
+            held = f"holds {listing(names)}" if names else "holds none"
+            raise CacheIncomplete(f"looked for {wanted} in the store {self.root}, which {held}; run extract first")
+        return name
+
+
+def summarise_key(fields: Mapping[str, Any]) -> str:
+    """One short phrase for a key: what a list of encoders shows."""
+    return f"{fields.get('modality', '?')} {fields.get('architecture', '?')} {fields.get('dtype', '')}".strip()

@@ -1,0 +1,243 @@
+"""The features of a data set as sklearn takes them: a lazy 2-D table with named column blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache.errors import CacheIncomplete, DataError, UsageError, listing
+from cache.segment import Segment, take_rows
+from cache.store import FeatureStore
+from cache.view import Block, View, read_view, refresh
+
+
+class _Matrix:
+    """One output of an encoder over several segments, mapped on first use, never pickled."""
+
+    def __init__(self, segments: Sequence[Segment], output: str) -> None:
+        self._segments = tuple(segments)
+        self._output = output
+        self._starts = np.cumsum([0, *(len(segment) for segment in segments)])
+        self._maps: list[np.ndarray] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_maps": None}
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The type in which vectors are stored; float32 for a matrix without rows."""
+        return np.dtype(self._segments[0].outputs[self._output].dtype if self._segments else np.float32)
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Rows as `(len(rows), D)`; the map itself where they follow each other in one segment."""
+        if self._maps is None:
+            self._maps = [segment.map(self._output) for segment in self._segments]
+        source = np.searchsorted(self._starts, rows, side="right") - 1
+        within = rows - self._starts[source]
+        if len(rows) and np.all(source == source[0]):
+            one = self._maps[source[0]]
+            if np.all(np.diff(within) == 1):
+                return one[within[0] : within[0] + len(rows)]
+            return np.asarray(one[within])
+        return take_rows(self._maps, source, within)
+
+
+class FeatureTable:
+    """Cached features of `n` samples, shape `(n, D)`, with what belongs to them.
+
+    It is read lazily: indexing, `len` and pickling touch no vectors, so that workers of
+    `joblib` and folds of `cross_val_score` share one mapped file. Where sklearn wants a plain
+    array it gets `to_numpy()`.
+
+    Attributes:
+        blocks: columns of each modality, such as `{"text": slice(0, 768), ...}`.
+    """
+
+    def __init__(
+        self, view: View, matrices: Mapping[str, _Matrix], rows: np.ndarray, modalities: Sequence[str]
+    ) -> None:
+        self._view = view
+        self._matrices = matrices
+        self._rows = rows
+        self._modalities = tuple(modalities)
+        self.blocks: dict[str, slice] = {}
+        start = 0
+        for modality in self._modalities:
+            stop = start + view.blocks[modality].dim
+            self.blocks[modality] = slice(start, stop)
+            start = stop
+        self.shape = (len(rows), start)
+        self.ndim = 2
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __repr__(self) -> str:
+        blocks = ", ".join(f"{name}: {part.stop - part.start}" for name, part in self.blocks.items())
+        return f"FeatureTable({self.name!r}, {len(self)} rows, {blocks})"
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return iter(self.to_numpy())
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        array = self.to_numpy()
+        array = array if dtype is None else array.astype(dtype, copy=False)
+        return array.copy() if copy else array
+
+    def __getitem__(self, index: Any) -> Any:
+        """Rows by slice, integers or booleans give a table; columns or one row give an array."""
+        if isinstance(index, tuple) and len(index) == 2 and index[1] is Ellipsis:
+            index = index[0]
+        if isinstance(index, tuple) or (np.ndim(index) == 0 and not isinstance(index, slice)):
+            return self.to_numpy()[index]
+        return FeatureTable(self._view, self._matrices, self._rows[index], self._modalities)
+
+    @property
+    def name(self) -> str:
+        """Name of the data set."""
+        return self._view.name
+
+    @property
+    def view(self) -> View:
+        """The whole data set's view: provenance, encoder keys, digest."""
+        return self._view
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Modalities in the order of their columns."""
+        return self._modalities
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of `to_numpy()`."""
+        return np.result_type(*(self._matrices[modality].dtype for modality in self._modalities))
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Sample ids, strings of shape `(n,)`."""
+        return self._texts(self._view.ids)
+
+    @property
+    def split(self) -> np.ndarray:
+        """Split of each sample as the data gives it, strings of shape `(n,)`; empty where none."""
+        return self._texts(self._view.split)
+
+    @property
+    def groups(self) -> np.ndarray:
+        """`int64 (n,)`: rows of equal content or of one group of the data share a number."""
+        return self._view.groups[self._rows]
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """`bool (n,)`: which rows have a label."""
+        return self._texts(self._view.labels) != ""
+
+    @property
+    def y(self) -> np.ndarray:
+        """Labels, strings of shape `(n,)`.
+
+        Raises:
+            DataError: a row has no label; `table[table.labelled]` leaves such rows out.
+        """
+        lost = self.ids[~self.labelled]
+        if len(lost):
+            raise DataError(
+                f"{len(lost)} of {len(self)} rows have no label ({listing(lost, 5)}); "
+                "take the labelled ones by table[table.labelled]"
+            )
+        return self._texts(self._view.labels)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """All labels of these rows, sorted."""
+        return tuple(sorted(set(self._view.labels[self._rows]) - {""}))
+
+    @property
+    def masks(self) -> dict[str, np.ndarray]:
+        """For each modality `bool (n,)`: which rows have it."""
+        return {name: self._block(name).present[self._rows] for name in self._modalities}
+
+    def _texts(self, values: np.ndarray) -> np.ndarray:
+        return values[self._rows].astype(str)
+
+    def _block(self, modality: str) -> Block:
+        return self._view.blocks[modality]
+
+    def select(self, modalities: Sequence[str]) -> FeatureTable:
+        """The same rows with these modalities only, in this order.
+
+        Raises:
+            UsageError: the data set has no such modality.
+        """
+        unknown = [name for name in modalities if name not in self._view.blocks]
+        if unknown or not modalities:
+            raise UsageError(
+                f"{self.name} has the modalities {listing(list(self._view.blocks))}; asked for {listing(modalities)}"
+            )
+        return FeatureTable(self._view, self._matrices, self._rows, modalities)
+
+    def block(self, modality: str, missing: float = 0.0) -> np.ndarray:
+        """Vectors of one modality, shape `(n, D)`; rows without it are filled with `missing`."""
+        block, matrix = self._block(modality), self._matrices[modality]
+        rows = block.row[self._rows]
+        absent = rows < 0
+        if not absent.any():
+            return matrix.take(rows)
+        out = np.full((len(rows), block.dim), missing, dtype=matrix.dtype)
+        if not absent.all():
+            out[~absent] = matrix.take(rows[~absent])
+        return out
+
+    def to_numpy(self, missing: float = 0.0) -> np.ndarray:
+        """All columns as one array of shape `(n, D)`.
+
+        The array is the mapped file itself, read-only and without a copy, where the table has
+        one modality whose rows follow each other in one segment; else it is a new array.
+
+        Args:
+            missing: what a modality's columns hold in rows that lack it. `masks` tells which.
+        """
+        if len(self._modalities) == 1:
+            return self.block(self._modalities[0], missing)
+        out = np.empty(self.shape, dtype=self.dtype)
+        for modality, columns in self.blocks.items():
+            out[:, columns] = self.block(modality, missing)
+        return out
+
+
+def table_of(store: FeatureStore, view: View, modalities: Sequence[str] | None = None) -> FeatureTable:
+    """The table of a view, whether it was written to the store or only made in memory."""
+    blocks, matrices = {}, {}
+    for modality, block in view.blocks.items():
+        blocks[modality], segments = refresh(store, block)
+        matrices[modality] = _Matrix(segments, block.output)
+    current = View(view.name, view.ids, view.labels, view.split, view.groups, blocks, view.source)
+    table = FeatureTable(current, matrices, np.arange(len(view.ids)), list(view.blocks))
+    return table if modalities is None else table.select(modalities)
+
+
+def load(
+    store: str | Path = "features", name: str | None = None, modalities: Sequence[str] | None = None
+) -> FeatureTable:
+    """Opens a data set of the store.
+
+    Args:
+        store: the store's folder.
+        name: the data set; may be left out when the store holds only one.
+        modalities: which to take and in which order; all by default.
+
+    Raises:
+        CacheIncomplete: no such data set, or vectors of it are gone from the store.
+        StoreDamaged: a file of it is not what was written.
+        UsageError: the data set lacks one of the modalities.
+    """
+    opened = FeatureStore(store)
+    try:
+        return table_of(opened, read_view(opened, opened.choose(name)), modalities)
+    except FileNotFoundError as error:
+        if isinstance(error, CacheIncomplete):
+            raise
+        raise CacheIncomplete(f"{error.filename} vanished while it was read; run extract again") from error

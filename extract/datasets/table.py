@@ -1,0 +1,207 @@
+"""Tables: CSV, TSV or JSON Lines, one row a sample, pictures by path relative to the table.
+
+    posts.csv:   id,text,image,label,split
+                 1,what a day,pictures/1.jpg,positive,train
+
+DATA is the table or a folder with one table; a folder with several named after splits
+(`train.csv`, `valid.csv`, `test.csv`) is one data set with these splits.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cache import DataError, UsageError, listing
+from extract.decode import DecodeError, decode_text
+from extract.manifest import Manifest, Sample, checked_manifest, inside
+
+SUFFIXES = (".csv", ".tsv", ".jsonl")
+SPLIT_FILES = ("train", "valid", "val", "dev", "validation", "test")
+EXPECTS = "a CSV, TSV or JSONL table with the columns text and/or image and label, or a folder that holds one"
+ROLES: dict[str, tuple[str, ...]] = {
+    "id": ("id", "guid", "uid", "post_id", "tweet_id", "sample_id"),
+    "text": ("text", "title", "caption", "clean_title", "sentence", "tweet", "content", "review"),
+    "image": ("image", "img", "path", "filename", "image_path", "img_path", "file_name", "image_file", "picture"),
+    "label": ("label", "tag", "category", "class", "target", "sentiment"),
+    "split": ("split", "subset", "partition", "fold"),
+    "group": ("group", "user", "user_id", "author", "video"),
+}
+"""Usual names of each column, the preferred first; case does not matter."""
+
+FIELD_LIMIT = 64 * 2**20
+
+
+@dataclass
+class _Rows:
+    """What was read of one table: column names, and rows with their line numbers."""
+
+    columns: list[str] = field(default_factory=list)
+    rows: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+
+
+def recognise(path: Path) -> bool:
+    """Whether the path is a table or a folder that directly holds tables."""
+    if path.is_file():
+        return path.suffix.lower() in SUFFIXES
+    return any(child.suffix.lower() in SUFFIXES for child in path.iterdir())
+
+
+def read(path: Path, columns: Mapping[str, str]) -> Manifest:
+    """Reads the table or tables.
+
+    Raises:
+        DataError: several tables to choose from, no text and no image column, a column that was
+            named but is not there, or bad rows (all are listed).
+        UsageError: a role in `columns` that there is not.
+    """
+    unknown = [role for role in columns if role not in ROLES]
+    if unknown:
+        raise UsageError(f"--columns: there is no role {listing(unknown)}; use {listing(list(ROLES))}")
+    samples: list[Sample] = []
+    problems: list[str] = []
+    used: dict[str, str] = {}
+    tables = _tables(path)
+    for table in tables:
+        before = len(problems)
+        content = _read_table(table, problems)
+        used = _roles(table, content.columns, columns)
+        prefix = f"{table.name} " if len(tables) > 1 else ""
+        for number, (line, row) in enumerate(content.rows, 1):
+            sample = _sample(table, row, used, f"{table.stem}-{number}" if len(tables) > 1 else str(number), line)
+            if isinstance(sample, str):
+                problems.append(f"line {line}: {sample}")
+            else:
+                samples.append(sample)
+        problems[before:] = [prefix + problem for problem in problems[before:]]
+    return checked_manifest(path, "table", samples, problems, {"columns": used, "tables": [t.name for t in tables]})
+
+
+def _tables(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    found = sorted(child for child in path.iterdir() if child.suffix.lower() in SUFFIXES)
+    if not found:
+        raise DataError(f"{path} holds no table; expected {EXPECTS}")
+    if len(found) > 1 and not all(table.stem.lower() in SPLIT_FILES for table in found):
+        names = listing([table.name for table in found])
+        raise DataError(f"{path} holds several tables ({names}); give one of them as DATA")
+    return sorted(found, key=lambda table: SPLIT_FILES.index(table.stem.lower()) if len(found) > 1 else 0)
+
+
+def _read_table(path: Path, problems: list[str]) -> _Rows:
+    try:
+        text = decode_text(path.read_bytes())
+    except (OSError, DecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    if path.suffix.lower() == ".jsonl":
+        return _read_jsonl(text, problems)
+    return _read_delimited(path, text, problems)
+
+
+def _read_jsonl(text: str, problems: list[str]) -> _Rows:
+    found = _Rows()
+    columns: dict[str, None] = {}
+    for line, content in enumerate(text.split("\n"), 1):
+        if not content.strip():
+            continue
+        try:
+            row = json.loads(content)
+        except ValueError as error:
+            problems.append(f"line {line}: not JSON ({error})")
+            continue
+        if not isinstance(row, dict):
+            problems.append(f"line {line}: expected a JSON object, found {type(row).__name__}")
+            continue
+        columns.update(dict.fromkeys(row))
+        found.rows.append((line, row))
+    found.columns = list(columns)
+    return found
+
+
+def _read_delimited(path: Path, text: str, problems: list[str]) -> _Rows:
+    csv.field_size_limit(FIELD_LIMIT)  # the default refuses texts above 128 KiB
+    header = text.split("\n", 1)[0]
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    if delimiter not in header:
+        delimiter = next((sign for sign in ("\t", ";", ",") if sign in header), delimiter)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    found = _Rows()
+    try:
+        found.columns = [name.strip() for name in next(reader, [])]
+        repeated = sorted({name for name in found.columns if found.columns.count(name) > 1})
+        if repeated:
+            raise DataError(f"{path} names a column twice: {listing(repeated)}")
+        line = reader.line_num + 1
+        for cells in reader:
+            if len(cells) == len(found.columns):
+                found.rows.append((line, dict(zip(found.columns, cells, strict=True))))
+            elif cells:
+                problems.append(f"line {line}: {len(cells)} cells under {len(found.columns)} columns")
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"{path} line {reader.line_num}: {error}") from error
+    return found
+
+
+def _roles(path: Path, found: Sequence[str], named: Mapping[str, str]) -> dict[str, str]:
+    """The column of each role."""
+    by_lower = {name.lower(): name for name in reversed(found)}
+    used: dict[str, str] = {}
+    for role, usual in ROLES.items():
+        if role in named:
+            if named[role] and named[role] not in found:
+                raise DataError(
+                    f"{path} has no column {named[role]!r} for {role}; it has {listing(found)}: see --columns"
+                )
+            column = named[role] or None
+        else:
+            column = next((by_lower[name] for name in usual if name in by_lower), None)
+        if column:
+            used[role] = column
+    if "text" not in used and "image" not in used:
+        raise DataError(
+            f"{path} has neither a text nor an image column (looked for {listing(ROLES['text'] + ROLES['image'])}); "
+            f"it has {listing(found)}: name them by --columns text=...,image=...,label=..."
+        )
+    return used
+
+
+def _sample(path: Path, row: Mapping[str, Any], used: Mapping[str, str], number: str, line: int) -> Sample | str:
+    """The row as a sample, or what is wrong with it."""
+    cells: dict[str, str] = {}
+    for role, column in used.items():
+        cell = _cell(row.get(column))
+        if cell is None:
+            return f"{column} must be text or a number, found {type(row[column]).__name__}"
+        cells[role] = cell
+    inputs: dict[str, str | Path] = {}
+    if cells.get("text"):
+        inputs["text"] = cells["text"]
+    if cells.get("image"):
+        picture = inside(path.parent, cells["image"])
+        if picture is None:
+            return (
+                f"the image {cells['image']!r} lies outside {path.parent}; pictures must lie under the table's folder"
+            )
+        inputs["image"] = picture
+    split = cells.get("split", "")
+    if "split" not in used and path.stem.lower() in SPLIT_FILES:
+        split = path.stem.lower()
+    name = cells["id"] if "id" in used else number
+    return Sample(name, inputs, cells.get("label", ""), split, cells.get("group", ""), line)
+
+
+def _cell(value: Any) -> str | None:
+    """A cell as stripped text, empty for null and NaN; None for lists and objects."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, str | int | float):
+        return str(value).strip()
+    return None

@@ -1,0 +1,231 @@
+"""Pictures through a classification network of torchvision, up to its last pooling."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from cache import SCHEMA, EncoderKey, ModelError, listing
+from extract.decode import MAX_PIXELS, DecodeError, decode_image
+from extract.encoders.spec import EncoderSpec
+from extract.encoders.weights import to_device, weights_digest
+from extract.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The preprocessing that a network's weights were trained for."""
+
+    resize: int
+    crop: int
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def fields(self) -> dict[str, Any]:
+        """Every operation on the picture, as the encoder key lists them."""
+        return {
+            "decoder": "pillow",
+            "draft": False,
+            "exif": "transposed",
+            "colour": "RGB",
+            "transparency": "white",
+            "resize": self.resize,
+            "interpolation": self.interpolation,
+            "antialias": True,
+            "crop": f"centre {self.crop}",
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+
+class ImageEncoder:
+    """What the network's last layer gets: for ResNet-50 the global average pool, 2048 columns.
+
+    Inputs are `uint8 (crop, crop, 3)`, RGB; they are normalised on the device.
+    """
+
+    def __init__(self, spec: EncoderSpec, runtime: Runtime) -> None:
+        backbone, layer, width, self._preset, self.files = _load(spec)
+        self._runtime = runtime
+        # Pictures arrive with their channels last, and convolutions are faster on that layout.
+        self._backbone = to_device(backbone, runtime).to(memory_format=torch.channels_last)
+        self._mean = torch.tensor(self._preset.mean, device=runtime.device).view(1, 3, 1, 1)
+        self._std = torch.tensor(self._preset.std, device=runtime.device).view(1, 3, 1, 1)
+        self.truncated = 0
+        self.key = EncoderKey(
+            {
+                "schema": SCHEMA,
+                "modality": "image",
+                "architecture": f"torchvision/{spec.model}",
+                "name": spec.model,
+                "weights": weights_digest(backbone),
+                "preprocessing": self._preset.fields(),
+                "layer": f"input of {layer}, pooled",
+                "outputs": {"pool": width},
+                "compute": "float32",
+                "dtype": "float32",
+            }
+        )
+
+    def prepare(self, contents: Sequence[str | Path]) -> tuple[list[str | Path], list[int]]:
+        """The paths as they are; each picture costs 1."""
+        return list(contents), [1] * len(contents)
+
+    def decode(self, light: bytes) -> np.ndarray:
+        """The picture as the network takes it, from the bytes of its file."""
+        return preprocess(decode_image(light), self._preset)
+
+    def blank(self) -> np.ndarray:
+        """A black picture."""
+        return np.zeros((self._preset.crop, self._preset.crop, 3), dtype=np.uint8)
+
+    def encode(self, batch: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """`pool` of each picture, float32 of shape `(len(batch), D)`."""
+        pixels = torch.from_numpy(np.stack(batch)).to(self._runtime.device)
+        # TF32 would round a GPU's convolutions to 10 bits: other vectors under the same key.
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            scaled = pixels.permute(0, 3, 1, 2).to(torch.float32) / 255
+            features = self._backbone((scaled - self._mean) / self._std)
+            return {"pool": features.flatten(1).cpu().numpy()}
+
+
+def preprocess(image: Image.Image, preset: Preset) -> np.ndarray:
+    """Shorter side to `resize` with antialiasing, then the centre: `uint8 (crop, crop, 3)`.
+
+    The same operations as torchvision's presets do on Pillow images.
+
+    Raises:
+        DecodeError: the picture is so long and narrow that resizing it would fill the memory.
+    """
+    short, long = min(image.size), max(image.size)
+    longer = int(preset.resize * long / short)
+    if preset.resize * longer > MAX_PIXELS:
+        raise DecodeError(f"{image.width} x {image.height} pixels are too narrow to be resized")
+    size = (preset.resize, longer) if image.width <= image.height else (longer, preset.resize)
+    resized = image.resize(size, Image.Resampling[preset.interpolation.upper()])
+    left, top = (round((side - preset.crop) / 2.0) for side in size)
+    return np.asarray(resized.crop((left, top, left + preset.crop, top + preset.crop)), dtype=np.uint8)
+
+
+def without_classifier(network: nn.Module) -> tuple[nn.Module, str, int]:
+    """Takes the classification layer off a torchvision network.
+
+    Returns:
+        The network, which now gives what the layer was given; that layer's name; the width D.
+
+    Raises:
+        ModelError: the network has no such layer.
+    """
+    linear = [(name, part) for name, part in network.named_modules() if isinstance(part, nn.Linear)]
+    if linear:
+        name, layer = linear[-1]
+        network.set_submodule(name, nn.Identity())
+        return network, name, layer.in_features
+    # SqueezeNet classifies by a convolution before its pooling.
+    convolution = getattr(network, "classifier", None)
+    width = next(
+        (part.in_channels for part in getattr(convolution, "children", list)() if isinstance(part, nn.Conv2d)), 0
+    )
+    if not width:
+        raise ModelError(f"{type(network).__name__} has no classification layer to take features from")
+    network.set_submodule("classifier", nn.AdaptiveAvgPool2d(1))
+    return network, "classifier", width
+
+
+def _load(spec: EncoderSpec) -> tuple[nn.Module, str, int, Preset, tuple[Path, ...]]:
+    from torchvision import models
+
+    names = models.list_models(module=models)
+    if spec.model not in names:
+        raise ModelError(
+            f"torchvision has no classification network {spec.model!r}; it has {listing(names, 8)}: see --image-model"
+        )
+    official = models.get_model_weights(spec.model).DEFAULT
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.random_init or 0)
+        network = models.get_model(spec.model, weights=None)
+    backbone, layer, width = without_classifier(network)
+    files: tuple[Path, ...] = ()
+    if spec.random_init is None:
+        if spec.weights is None:
+            state, files = _official_state(spec.model, official)
+        else:
+            state, files = _state_of_file(Path(spec.weights)), (Path(spec.weights).absolute(),)
+        _fill(backbone, {name: part for name, part in state.items() if not name.startswith(f"{layer}.")}, spec)
+    return backbone, layer, width, _preset(official.transforms()), files
+
+
+def _preset(transforms: Any) -> Preset:
+    return Preset(
+        resize=int(transforms.resize_size[0]),
+        crop=int(transforms.crop_size[0]),
+        interpolation=str(transforms.interpolation.value),
+        mean=tuple(float(value) for value in transforms.mean),
+        std=tuple(float(value) for value in transforms.std),
+    )
+
+
+def _official_state(model: str, official: Any) -> tuple[dict[str, torch.Tensor], tuple[Path, ...]]:
+    """The official weights, from torch hub's local cache or downloaded into it."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(official.url).name
+    with _explained(f"official weights {official} of {model}", path):
+        return official.get_state_dict(progress=False, check_hash=True, weights_only=True), (path.absolute(),)
+
+
+def _state_of_file(path: Path) -> dict[str, torch.Tensor]:
+    with _explained("image weights", path):
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    if not isinstance(content, dict) or not all(isinstance(part, torch.Tensor) for part in content.values()):
+        raise ModelError(f"{path} holds no state dict; save one by torch.save(model.state_dict(), ...)")
+    return {name.removeprefix("module."): part for name, part in content.items()}
+
+
+@contextlib.contextmanager
+def _explained(what: str, path: Path) -> Iterator[None]:
+    """Turns what loading raises into one clear error."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"cannot load the {what}, looked for at {path}: {reason}. Give a state dict (.pth or .safetensors) by "
+            "--image-weights FILE, or --random-init SEED for untrained ones"
+        ) from error
+
+
+def _fill(backbone: nn.Module, state: dict[str, torch.Tensor], spec: EncoderSpec) -> None:
+    """Loads weights, of which none may be missing, unknown or of another shape."""
+    expected = backbone.state_dict()
+    lost = sorted(name for name in expected if name not in state and not name.endswith("num_batches_tracked"))
+    strange = sorted(name for name in state if name not in expected)
+    wrong = sorted(
+        f"{name} {tuple(part.shape)} for {tuple(expected[name].shape)}"
+        for name, part in state.items()
+        if name in expected and part.shape != expected[name].shape
+    )
+    if lost or strange or wrong:
+        raise ModelError(
+            f"the weights in {spec.weights or 'the hub cache'} do not fit {spec.model}: {len(lost)} missing "
+            f"({listing(lost, 3)}), {len(strange)} unknown ({listing(strange, 3)}), {len(wrong)} of another shape "
+            f"({listing(wrong, 3)}); give the weights of a {spec.model} or another --image-model"
+        )
+    backbone.load_state_dict(state, strict=False)  # only counts of batches may be missing

@@ -1,0 +1,64 @@
+"""Remembers encoder keys, so that a run with nothing to encode need not load a model.
+
+A key is taken from memory only if every file that the encoder was read from has the size and
+the modification time that it had then, and the libraries are the same versions. The memory is
+`encoders.json` in the store; it may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+from cache import SCHEMA, EncoderKey, canonical_json, digest, write_json
+from extract.encoders.spec import Encoder, EncoderSpec
+
+MEMO_FILE = "encoders.json"
+
+
+def recall(root: Path, spec: EncoderSpec) -> EncoderKey | None:
+    """The key of the encoder that `spec` names, if it can be known without loading it."""
+    entry = _read(root).get(_name(spec))
+    if entry is None or (not entry["files"] and spec.random_init is None):
+        return None
+    if any(_state(Path(path)) != state for path, state in entry["files"].items()):
+        return None
+    return EncoderKey(entry["key"])
+
+
+def remember(root: Path, spec: EncoderSpec, encoder: Encoder) -> None:
+    """Writes down the key of an encoder that was loaded."""
+    entries = _read(root)
+    files = {str(path): _state(path) for path in encoder.files}
+    entries[_name(spec)] = {"files": files, "key": dict(encoder.key.fields)}
+    write_json(root / MEMO_FILE, entries)
+
+
+def _name(spec: EncoderSpec) -> str:
+    fields = {**spec.as_json(), "output": None}  # the key covers all outputs
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "transformers")}
+    return digest(canonical_json({"spec": fields, "versions": versions, "schema": SCHEMA, "cwd": _base(spec)}))
+
+
+def _base(spec: EncoderSpec) -> str:
+    """Relative paths mean other files in another working folder."""
+    paths = [Path(name) for name in (spec.model, spec.weights) if name]
+    return str(Path.cwd()) if any(not path.is_absolute() and path.exists() for path in paths) else ""
+
+
+def _state(path: Path) -> list[int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return [found.st_size, found.st_mtime_ns]
+
+
+def _read(root: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((root / MEMO_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # absent, or damaged: then keys are computed anew
+        return {}
+    return content if isinstance(content, dict) else {}

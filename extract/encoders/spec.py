@@ -1,0 +1,84 @@
+"""What the engine needs of an encoder, and how one is asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from cache import EncoderKey, UsageError
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """The user's choice of one encoder.
+
+    Attributes:
+        modality: `text` or `image`.
+        model: a name on a hub or in torchvision, or a local folder.
+        weights: a file of weights; None takes the model's own.
+        random_init: seed of random weights, instead of trained ones.
+        output: which of the encoder's outputs heads get; None takes its default. No forward
+            pass depends on it: all outputs are kept.
+        max_length: longest text in tokens; None takes what the model was made for.
+    """
+
+    modality: str
+    model: str
+    weights: str | None = None
+    random_init: int | None = None
+    output: str | None = None
+    max_length: int | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The spec as it is kept in views and runs."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> EncoderSpec:
+        """The inverse of `as_json`; fields of later versions are refused by name."""
+        try:
+            return EncoderSpec(**content)
+        except TypeError as error:
+            raise UsageError(
+                f"an encoder was described as {dict(content)}, which this version does not know"
+            ) from error
+
+
+class Encoder(Protocol):
+    """A model with everything that comes before it.
+
+    `prepare` makes a light form of all contents at once (token ids; nothing for pictures) and
+    tells what each costs; `decode` turns one of them into the model's input, in any thread;
+    `encode` runs the model on a batch.
+
+    Attributes:
+        key: everything that could change a vector.
+        files: what the encoder was read from; if none of them changes, nor does the key.
+        truncated: how many contents `prepare` has cut to the model's longest input.
+    """
+
+    key: EncoderKey
+    files: tuple[Path, ...]
+    truncated: int
+
+    def prepare(self, contents: Sequence[str | Path]) -> tuple[list[Any], list[int]]:
+        """Light forms of the contents, and the cost of each."""
+
+    def decode(self, light: Any) -> np.ndarray:
+        """One model input. Raises DecodeError where the content is broken."""
+
+    def blank(self) -> np.ndarray:
+        """An input that stands in the place of a broken one, so that batches keep their shape."""
+
+    def encode(self, batch: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Vectors of each output: float32 of shape `(len(batch), D)`."""
+
+
+def outputs_of(fields: Mapping[str, Any]) -> dict[str, int]:
+    """Names and widths of the outputs, from a key's fields."""
+    return {str(name): int(width) for name, width in fields["outputs"].items()}

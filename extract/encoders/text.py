@@ -1,0 +1,199 @@
+"""Texts through a BERT-like model of Hugging Face."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cache import SCHEMA, EncoderKey, ModelError, UsageError, canonical_json, digest
+from extract.encoders.spec import EncoderSpec
+from extract.encoders.weights import to_device, weights_digest
+from extract.runtime import Runtime
+
+NOT_THE_FUNCTION = (
+    "_name_or_path",
+    "architectures",
+    "transformers_version",
+    "torch_dtype",
+    "dtype",
+    "use_cache",
+    "gradient_checkpointing",
+    "id2label",
+    "label2id",
+    "problem_type",
+    "finetuning_task",
+)
+"""Fields of a model's config that cannot change a hidden state at inference."""
+
+TOKENIZE_AT_ONCE = 4096
+
+
+class TextEncoder:
+    """Last hidden states of a BERT-like model, pooled twice: `mean` and `cls`.
+
+    `mean` is the mean over the tokens of the text, [CLS] and [SEP] counted, padding not; `cls`
+    is the state of the first token. Inputs are token ids, `int64 (T,)`.
+    """
+
+    def __init__(self, spec: EncoderSpec, runtime: Runtime) -> None:
+        with _explained(spec.model):
+            self._tokenizer, config, raw, model = _load(spec)
+        self._runtime = runtime
+        self._max_length = _max_length(spec, self._tokenizer, config)
+        self._model = to_device(model, runtime)
+        width = int(config.hidden_size)
+        self.truncated = 0
+        self.files = _files(spec.model)
+        self.key = EncoderKey(
+            {
+                "schema": SCHEMA,
+                "modality": "text",
+                "architecture": f"transformers/{config.model_type}",
+                "name": Path(spec.model).name,
+                "config": {name: value for name, value in raw.items() if name not in NOT_THE_FUNCTION},
+                "weights": weights_digest(model),
+                "tokenizer": _tokenizer_digest(self._tokenizer),
+                "max_length": self._max_length,
+                "truncation": "end",
+                "layer": "last hidden state",
+                "outputs": {"cls": width, "mean": width},
+                "compute": "float32",
+                "dtype": "float32",
+            }
+        )
+
+    def prepare(self, contents: Sequence[str | Path]) -> tuple[list[np.ndarray], list[int]]:
+        """Token ids of all texts, cut to the model's longest input, and their numbers."""
+        lights: list[np.ndarray] = []
+        for start in range(0, len(contents), TOKENIZE_AT_ONCE):
+            texts = [_well_formed(str(text)) for text in contents[start : start + TOKENIZE_AT_ONCE]]
+            encoded = self._tokenizer(texts, truncation=True, max_length=self._max_length, return_attention_mask=False)
+            lights += [np.array(ids, dtype=np.int64) for ids in encoded["input_ids"]]
+            self.truncated += sum(bool(one.overflowing) for one in encoded.encodings)
+        return lights, [len(ids) for ids in lights]
+
+    def decode(self, light: np.ndarray) -> np.ndarray:
+        """The token ids themselves."""
+        return light
+
+    def blank(self) -> np.ndarray:
+        """One padding token."""
+        return np.array([self._pad()], dtype=np.int64)
+
+    def encode(self, batch: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """`mean` and `cls` of each text, float32 of shape `(len(batch), D)`."""
+        longest = max(len(ids) for ids in batch)
+        ids = np.full((len(batch), longest), self._pad(), dtype=np.int64)
+        mask = np.zeros((len(batch), longest), dtype=np.int64)
+        for row, text in enumerate(batch):
+            ids[row, : len(text)] = text
+            mask[row, : len(text)] = 1
+        device = self._runtime.device
+        with torch.inference_mode():
+            tokens, attended = torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+            hidden = self._model(input_ids=tokens, attention_mask=attended).last_hidden_state
+            share = attended.unsqueeze(-1).to(hidden.dtype)
+            mean = (hidden * share).sum(dim=1) / share.sum(dim=1)
+            return {"mean": mean.cpu().numpy(), "cls": hidden[:, 0].cpu().numpy()}
+
+    def _pad(self) -> int:
+        return int(self._tokenizer.pad_token_id or 0)
+
+
+def _load(spec: EncoderSpec) -> tuple[Any, Any, dict[str, Any], torch.nn.Module]:
+    from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    raw, _ = PretrainedConfig.get_config_dict(spec.model)
+    config = AutoConfig.from_pretrained(spec.model)
+    tokenizer = AutoTokenizer.from_pretrained(spec.model)
+    if not tokenizer.is_fast:
+        raise ModelError(f"the tokenizer of {spec.model} is not a fast one; save it with tokenizer.json")
+    if spec.random_init is not None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(spec.random_init)
+            model = AutoModel.from_config(config)
+    else:
+        model, report = AutoModel.from_pretrained(
+            spec.model, config=config, dtype=torch.float32, output_loading_info=True
+        )
+        _refuse_partial(spec.model, report)
+    if hasattr(model, "pooler"):
+        model.pooler = None  # heads take the hidden states; many checkpoints do not even hold it
+    return tokenizer, config, raw, model
+
+
+def _refuse_partial(model: str, report: dict[str, Any]) -> None:
+    """A missing weight would be filled at random: the vectors would mean nothing."""
+    lost = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
+    wrong = sorted(str(name) for name in report.get("mismatched_keys", ()))
+    if lost or wrong:
+        raise ModelError(
+            f"the weights of {model} do not fit its config.json: {len(lost)} missing ({', '.join(lost[:3])}), "
+            f"{len(wrong)} of another shape ({', '.join(wrong[:3])}); download it again or give another folder"
+        )
+
+
+@contextlib.contextmanager
+def _explained(model: str) -> Iterator[None]:
+    """Turns what transformers raises for absent or broken models into one clear error."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        folder = Path(model)
+        where = f"the folder {folder}" if folder.is_dir() else "the local hub cache and the hub"
+        raise ModelError(
+            f"cannot load the text model {model!r}, looked for in {where}: {reason}. Give a folder with config.json, "
+            "tokenizer and weights by --text-model FOLDER, or --random-init SEED where only weights are lacking"
+        ) from error
+
+
+def _files(model: str) -> tuple[Path, ...]:
+    """The files of a local folder, or those of a hub model in the local hub cache."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder = Path(model)
+    extra: list[Path] = []
+    if not folder.is_dir():
+        cached = try_to_load_from_cache(model, "config.json")
+        if not isinstance(cached, str):
+            return ()
+        folder = Path(cached).parent
+        extra = [Path(HF_HUB_CACHE) / f"models--{model.replace('/', '--')}" / "refs" / "main"]
+    return tuple(sorted(path.absolute() for path in folder.iterdir() if path.is_file()) + extra)
+
+
+def _max_length(spec: EncoderSpec, tokenizer: Any, config: Any) -> int:
+    positions = int(getattr(config, "max_position_embeddings", 512))
+    if config.model_type in ("roberta", "xlm-roberta", "camembert", "longformer"):
+        positions -= int(config.pad_token_id) + 1  # their positions start behind the padding index
+    longest = min(positions, int(tokenizer.model_max_length))
+    if spec.max_length is None:
+        return longest
+    if not 3 <= spec.max_length <= longest:
+        raise UsageError(f"--max-length {spec.max_length}: {spec.model} takes 3 to {longest} tokens")
+    return spec.max_length
+
+
+def _tokenizer_digest(tokenizer: Any) -> str:
+    """Digest of everything that the tokenizer does, wherever its files lie."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    return digest(backend.to_str().encode("utf-8"), canonical_json(special))
+
+
+def _well_formed(text: str) -> str:
+    """Lone surrogates, which JSON allows and tokenizers refuse, become the replacement sign."""
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")

@@ -1,0 +1,103 @@
+"""The samples of a data set, checked as a whole before anything is encoded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cache import DataError, listing
+
+Content = str | Path
+"""A text itself, or the path of a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One row of a data set.
+
+    `inputs` holds the modalities that it has: a text, or the path of a picture that may yet
+    turn out to be missing. `label`, `split` and `group` are empty where the data gives none.
+    `line` tells where it stands, for messages.
+    """
+
+    id: str
+    inputs: Mapping[str, Content]
+    label: str = ""
+    split: str = ""
+    group: str = ""
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Rows in the order of the data, and how they were read."""
+
+    path: Path
+    layout: str
+    samples: tuple[Sample, ...]
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Modalities that at least one sample has, `text` before `image`."""
+        held = {modality for sample in self.samples for modality in sample.inputs}
+        order = {"text": 0, "image": 1}
+        return tuple(sorted(held, key=lambda name: (order.get(name, 2), name)))
+
+    def unlabelled(self) -> Manifest:
+        """The rows without a label."""
+        return Manifest(self.path, self.layout, tuple(s for s in self.samples if not s.label), self.notes)
+
+
+def checked_manifest(
+    path: Path,
+    layout: str,
+    samples: Sequence[Sample],
+    problems: Iterable[str] = (),
+    notes: Mapping[str, Any] | None = None,
+) -> Manifest:
+    """Builds a manifest, or reports everything that is wrong with the rows at once.
+
+    Args:
+        path: the data set, for messages.
+        layout: how it was read.
+        samples: all rows that could be read.
+        problems: one phrase with its line number for each row that could not.
+        notes: what else is worth recording of how it was read, such as the columns used.
+
+    Raises:
+        DataError: unreadable rows, no rows, empty ids or duplicate ids.
+    """
+    found = list(problems)
+    lines: dict[str, list[int]] = {}
+    for sample in samples:
+        lines.setdefault(sample.id, []).append(sample.line)
+        if not sample.id or "\0" in sample.id + sample.label + sample.split:
+            found.append(f"line {sample.line}: the id is empty, or id, label or split holds a NUL")
+    for name, where in lines.items():
+        if len(where) > 1 and name:
+            found.append(f"id {name!r} stands {len(where)} times (lines {listing(where, 5)})")
+    if found:
+        shown = "\n  ".join(found[:20])
+        more = f"\n  and {len(found) - 20} more" if len(found) > 20 else ""
+        raise DataError(f"{path} has {len(found)} bad rows; correct or remove them:\n  {shown}{more}")
+    if not samples:
+        raise DataError(f"{path} was read as {layout} and holds no rows")
+    return Manifest(path, layout, tuple(samples), dict(notes or {}))
+
+
+def inside(root: Path, name: str) -> Path | None:
+    """The path `name` under `root`, or None where it leads out of it."""
+    if "\0" in name:
+        return None
+    path = root / name
+    return path if path.resolve().is_relative_to(root.resolve()) else None
+
+
+def label_counts(manifest: Manifest) -> dict[str, int]:
+    """How many rows each label has, most frequent first; rows without one are left out."""
+    counts = Counter(sample.label for sample in manifest.samples if sample.label)
+    return dict(counts.most_common())

@@ -1,0 +1,124 @@
+"""Saves and loads a fitted head as safetensors and JSON: no pickle, nothing executed on loading."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from sklearn.base import BaseEstimator
+
+from cache import SCHEMA, PipelineError, UsageError, replacing, write_json
+from fuse.estimators import FusionClassifier
+from fuse.inputs import BlockScaler
+from fuse.registry import HEADS
+
+TENSORS, STATE = "model.safetensors", "model.json"
+SAVED: dict[str, type[BaseEstimator]] = {
+    kind.__name__: kind for kind in [BlockScaler, *(head.classifier for head in HEADS.values())]
+}
+"""The only classes that a bundle may name."""
+
+
+class BundleError(PipelineError, ValueError):
+    """A saved head is not what was saved."""
+
+
+def save(estimator: FusionClassifier, folder: str | Path) -> None:
+    """Writes a fitted head to `folder`, which is made if need be.
+
+    Raises:
+        UsageError: the estimator holds something that is neither numbers, text nor a head.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, np.ndarray] = {}
+    state = _pack(estimator, "", tensors)
+    with replacing(folder / TENSORS) as temporary:
+        save_file(tensors, temporary)
+    shapes = {name: [list(array.shape), array.dtype.name] for name, array in tensors.items()}
+    write_json(folder / STATE, {"schema": SCHEMA, "estimator": state, "tensors": shapes})
+
+
+def load(folder: str | Path) -> FusionClassifier:
+    """Reads a head that `save` wrote, with its parameters and learned state.
+
+    Raises:
+        BundleError: a file is missing or damaged, or tensors differ in name, shape or type from
+            what was saved.
+    """
+    folder = Path(folder)
+    try:
+        content = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        tensors = load_file(folder / TENSORS)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise BundleError(f"{folder} holds no readable head ({error}); run fuse again to make one") from error
+    if content.get("schema") != SCHEMA:
+        raise BundleError(f"{folder} has schema {content.get('schema')!r}, this version reads {SCHEMA}")
+    for name, (shape, dtype) in content["tensors"].items():
+        found = tensors.get(name)
+        if found is None or list(found.shape) != shape or found.dtype.name != dtype:
+            raise BundleError(
+                f"{folder}: tensor {name} was saved as {dtype} {shape}, found "
+                + ("none" if found is None else f"{found.dtype.name} {list(found.shape)}")
+            )
+    return _unpack(content["estimator"], tensors)
+
+
+def _pack(value: Any, path: str, tensors: dict[str, np.ndarray]) -> Any:
+    """JSON for `value`; arrays of numbers go to `tensors` under their path."""
+    if isinstance(value, BaseEstimator):
+        state = {
+            **value.get_params(deep=False),
+            **{key: part for key, part in vars(value).items() if key.endswith("_")},
+        }
+        return {"class": type(value).__name__, "state": _pack_each(state, path, tensors)}
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+        tensors[path] = np.ascontiguousarray(value)
+        return {"tensor": path}
+    if isinstance(value, np.ndarray):
+        return {"strings": [str(part) for part in value.tolist()]}
+    if isinstance(value, slice):
+        return {"slice": [value.start, value.stop]}
+    if isinstance(value, Mapping):
+        return {"mapping": _pack_each(value, path, tensors)}
+    if isinstance(value, list | tuple):
+        return {"list": [_pack(part, f"{path}.{number}", tensors) for number, part in enumerate(value)]}
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return {"value": value}
+    raise UsageError(f"cannot save {path or 'the head'}: {type(value).__name__} is neither numbers, text nor a head")
+
+
+def _pack_each(values: Mapping[Any, Any], path: str, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
+    lost = [key for key in values if not isinstance(key, str)]
+    if lost:
+        raise UsageError(f"cannot save {path or 'the head'}: keys must be text, got {lost}")
+    return {key: _pack(part, f"{path}.{key}".lstrip("."), tensors) for key, part in values.items()}
+
+
+def _unpack(packed: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Any:
+    if "class" in packed:
+        if packed["class"] not in SAVED:
+            raise BundleError(f"the bundle names the class {packed['class']!r}, which is no head of this version")
+        estimator = SAVED[packed["class"]]()
+        for key, part in packed["state"].items():
+            setattr(estimator, key, _unpack(part, tensors))
+        return estimator
+    kind, content = next(iter(packed.items()))
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "strings":
+        return np.array(content, dtype=str)
+    if kind == "slice":
+        return slice(*content)
+    if kind == "mapping":
+        return {key: _unpack(part, tensors) for key, part in content.items()}
+    if kind == "list":
+        return [_unpack(part, tensors) for part in content]
+    return content

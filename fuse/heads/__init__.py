@@ -1,0 +1,1 @@
+"""One concept a file; `fuse.registry` names them."""

@@ -1,0 +1,170 @@
+"""A run: one head trained, judged and kept in a folder of its own."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cache import SCHEMA, FeatureTable, PipelineError, Progress, StoreError, UsageError, silent, write_json
+from fuse.bundle import load as load_bundle
+from fuse.bundle import save as save_bundle
+from fuse.estimators import FusionClassifier
+from fuse.evaluate import Evaluation, evaluate
+from fuse.registry import make_classifier
+from fuse.report.files import write_judged
+from fuse.splits import Protocol, protocol_for
+
+RUN_FILE = "run.json"
+PACKAGES = ("numpy", "scikit-learn", "torch", "h5py", "safetensors")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run that was read back.
+
+    `encoders` maps each modality to its encoder's `key`, `output`, `dim` and `spec`.
+    """
+
+    folder: Path
+    model: FusionClassifier
+    encoders: Mapping[str, Mapping[str, Any]]
+    settings: Mapping[str, Any]
+
+
+def run_head(
+    table: FeatureTable,
+    head: str,
+    params: Mapping[str, Any] | None = None,
+    *,
+    seed: int = 0,
+    folds: int = 5,
+    progress: Progress = silent,
+) -> tuple[Evaluation, Protocol]:
+    """Judges one head on the labelled rows of a data set.
+
+    Args:
+        table: features; rows without a label are left out.
+        head: a name of `HEADS`.
+        params: parameters of the head.
+        seed: of the folds and of the head's initial weights.
+        folds: K where the data gives no splits.
+
+    Raises:
+        DataError: no labelled rows, or labels and splits that do not fit, see `protocol_for`.
+        UsageError: unknown head or parameters.
+    """
+    classifier = make_classifier(head, **dict(params or {}))
+    if "random_state" in classifier.get_params() and "random_state" not in (params or {}):
+        classifier.set_params(random_state=seed)
+    labelled = table[table.labelled]
+    protocol = protocol_for(labelled, folds, seed)
+    return evaluate(classifier, labelled, protocol, progress), protocol
+
+
+def check_free(folder: Path) -> None:
+    """Raises a UsageError when the folder holds a run already: results are never overwritten."""
+    if (folder / RUN_FILE).exists():
+        raise UsageError(f"{folder} holds a run already; choose another --out or remove it")
+
+
+def new_folder(name: str, root: Path = Path("runs")) -> Path:
+    """Makes the first free folder `runs/<name>-<number>`."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while True:
+            folder = root / f"{name}-{number}"
+            try:
+                folder.mkdir()
+                return folder
+            except FileExistsError:
+                number += 1
+    except OSError as error:
+        raise StoreError(f"cannot make a folder under {root}: {error.strerror}; choose one by --out") from error
+
+
+def write_run(
+    folder: Path, table: FeatureTable, evaluation: Evaluation, protocol: Protocol, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Writes `metrics.json`, `predictions.csv`, `model/` and, when all is there, `run.json`.
+
+    Args:
+        settings: at least `head`, `seed` and `store`; kept as they are.
+
+    Returns:
+        What `metrics.json` holds.
+    """
+    check_free(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot make {folder}: {error.strerror}; choose another --out") from error
+    metrics = {
+        **evaluation.metrics,
+        "protocol": protocol.name,
+        "head": settings["head"],
+        "modalities": list(table.modalities),
+        "seed": settings["seed"],
+    }
+    write_json(folder / "metrics.json", metrics)
+    write_judged(folder / "predictions.csv", table[table.labelled].ids, evaluation.predictions)
+    save_bundle(evaluation.model, folder / "model")
+    blocks = table.view.blocks
+    write_json(
+        folder / RUN_FILE,
+        {
+            "schema": SCHEMA,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "settings": dict(settings),
+            "data": table.name,
+            "data_digest": table.view.digest,
+            "protocol": protocol.description,
+            "classes": list(table.classes),
+            "encoders": {
+                name: {key: getattr(blocks[name], key) for key in ("encoder", "output", "dim", "spec")}
+                for name in table.modalities
+            },
+            "versions": _versions(),
+        },
+    )
+    return metrics
+
+
+def _versions() -> dict[str, str]:
+    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"encode-once": encode_once_version(), "python": platform.python_version(), **found}
+
+
+def encode_once_version() -> str:
+    """Version of this program; a checkout that was not installed says so."""
+    try:
+        return importlib.metadata.version("encode-once")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def load_run(folder: str | Path) -> Run:
+    """Reads a finished run.
+
+    Raises:
+        UsageError: the folder holds no finished run.
+        PipelineError: its model is damaged.
+    """
+    folder = Path(folder)
+    try:
+        content = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"{folder} holds no finished run (looked for {RUN_FILE}); give a folder that fuse wrote"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder / RUN_FILE} cannot be read: {error}") from error
+    if content.get("schema") != SCHEMA:
+        raise PipelineError(f"{folder} has schema {content.get('schema')!r}, this version reads {SCHEMA}")
+    return Run(folder, load_bundle(folder / "model"), content["encoders"], content["settings"])

@@ -1,0 +1,143 @@
+"""Which rows train a head and which test it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold
+
+from cache import DataError, FeatureTable, UsageError, listing
+
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "valid": "valid",
+    "val": "valid",
+    "dev": "valid",
+    "validation": "valid",
+    "test": "test",
+    "testing": "test",
+}
+"""Names of splits as data sets give them, and what they mean."""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Row numbers of one round: fitted on `train`, judged on `test`."""
+
+    name: str
+    train: np.ndarray
+    test: np.ndarray
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a head is judged.
+
+    `judged` holds the folds whose rows the metrics are of; `also` further rows that are reported
+    beside them, such as the validation split.
+    """
+
+    name: str
+    description: str
+    judged: tuple[Fold, ...]
+    also: tuple[Fold, ...] = ()
+
+
+def protocol_for(table: FeatureTable, folds: int = 5, seed: int = 0) -> Protocol:
+    """The splits of the data where it gives a labelled test or validation part; else K folds.
+
+    Args:
+        table: labelled rows only.
+        folds: K of the stratified folds; groups (equal image, equal text, group column) stay whole.
+        seed: shuffles the folds.
+
+    Raises:
+        DataError: rows without a split or of an unknown one, labels that training lacks, a class
+            with fewer groups than folds, or a single class.
+    """
+    if len(table.classes) < 2:
+        raise DataError(
+            f"{table.name} has {len(table)} labelled rows of one class ({listing(table.classes)}); "
+            "a classifier needs at least two classes: see --columns label=..."
+        )
+    splits = _splits(table)
+    judged = "test" if "test" in splits else "valid"
+    if "train" not in splits or judged not in splits:
+        return _kfold(table, folds, seed)
+    train = np.flatnonzero(splits == "train")
+    also = [Fold("valid", train, np.flatnonzero(splits == "valid"))] if judged == "test" and "valid" in splits else []
+    rounds = [Fold(judged, train, np.flatnonzero(splits == judged)), *also]
+    _refuse_unknown_labels(table, rounds)
+    parts = [f"{int((splits == part).sum())} {part}" for part in ("train", "valid", "test") if part in splits]
+    description = f"the data's own splits: {', '.join(parts)} rows; judged on {judged}"
+    return Protocol(f"train-{judged}", description, (rounds[0],), tuple(also))
+
+
+def _splits(table: FeatureTable) -> np.ndarray:
+    raw = np.char.lower(np.char.strip(table.split))
+    if not (raw != "").any():
+        return raw
+    lost = table.ids[raw == ""]
+    if len(lost):
+        raise DataError(
+            f"{len(lost)} labelled rows of {table.name} have no split while others do: {listing(lost)}; "
+            "fill the split column, or leave it out by --columns split="
+        )
+    unknown = np.array([name not in SPLITS for name in raw])
+    if unknown.any():
+        found = sorted(set(table.split[unknown]))
+        raise DataError(
+            f"{table.name} has the splits {listing(found)} ({int(unknown.sum())} rows); expected train, valid and test "
+            f"({listing(list(SPLITS))}); rename them, or leave the column out by --columns split="
+        )
+    return np.array([SPLITS[name] for name in raw])
+
+
+def _refuse_unknown_labels(table: FeatureTable, rounds: Sequence[Fold]) -> None:
+    y, ids = table.y, table.ids
+    known = set(y[rounds[0].train])
+    for fold in rounds:
+        lost = [row for row in fold.test if y[row] not in known]
+        if lost:
+            rows = [f"{ids[row]} ({y[row]})" for row in lost]
+            raise DataError(
+                f"{len(lost)} {fold.name} rows have a label that no training row has: {listing(rows)}; "
+                "correct the labels or move such rows to train"
+            )
+
+
+def _kfold(table: FeatureTable, folds: int, seed: int) -> Protocol:
+    if folds < 2:
+        raise UsageError(f"--folds must be 2 or more, got {folds}")
+    y, groups = table.y, table.groups
+    for label in table.classes:
+        held = len(np.unique(groups[y == label]))
+        if held < folds:
+            raise DataError(
+                f"the class {label!r} has {held} independent rows ({listing(table.ids[y == label])}), fewer than "
+                f"{folds} folds; lower --folds or add rows of it (equal images or texts count once)"
+            )
+    splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
+    rounds = tuple(
+        Fold(str(number), train, test)
+        for number, (train, test) in enumerate(splitter.split(np.zeros(len(y)), y, groups))
+    )
+    _refuse_lost_classes(table, rounds)
+    parted = len(y) - len(np.unique(groups))
+    description = f"stratified {folds}-fold over {len(y)} rows; {parted} rows kept with a duplicate or group of theirs"
+    return Protocol(f"stratified-group-{folds}-fold", description, rounds)
+
+
+def _refuse_lost_classes(table: FeatureTable, rounds: Sequence[Fold]) -> None:
+    """Large groups can leave a fold's training part without a class even where counts suffice."""
+    y = table.y
+    for fold in rounds:
+        lost = sorted(set(table.classes) - set(y[fold.train]))
+        if lost:
+            raise DataError(
+                f"with groups kept whole, fold {fold.name} has no training row of {listing(lost)}; "
+                "lower --folds, choose another --seed, or give splits in the data"
+            )
