@@ -1,5 +1,6 @@
 """The feature store: vectors in HDF5, keyed by what made them and by what they were made from."""
 
+from cache.describe import describe_store
 from cache.errors import (
     CacheIncomplete,
     DataError,
@@ -16,7 +17,7 @@ from cache.key import NO_ITEM, EncoderKey, canonical_json, digest, item_key, pac
 from cache.plan import Plan, plan_extraction
 from cache.progress import Progress, silent
 from cache.schema import FAILED, MISSING, PRESENT, SCHEMA, replacing, write_json
-from cache.store import EncoderStore, Failure, FeatureStore, summarise_key
+from cache.store import EncoderStore, Failure, FeatureStore
 from cache.table import FeatureTable, load, table_of
 from cache.view import Block, View, locate, write_view
 from cache.writer import FeatureWriter
@@ -46,6 +47,7 @@ __all__ = [
     "UsageError",
     "View",
     "canonical_json",
+    "describe_store",
     "digest",
     "item_key",
     "joined_groups",
@@ -56,7 +58,6 @@ __all__ = [
     "plan_extraction",
     "replacing",
     "silent",
-    "summarise_key",
     "table_of",
     "unpack_items",
     "write_json",

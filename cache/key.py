@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -60,10 +60,12 @@ class EncoderKey:
     """Everything that could change a vector of one encoder, and nothing else.
 
     `fields` is JSON-able. It names the modality, the architecture, the weights' digest, the
-    preprocessing, the outputs kept (such as `mean` and `cls`), and the dtypes.
+    preprocessing, the outputs kept (such as `mean` and `cls`), and the dtypes. `name` is what
+    people call the encoder; it is no part of the digest.
     """
 
     fields: Mapping[str, Any]
+    name: str = field(default="", compare=False)
 
     @property
     def digest(self) -> str:

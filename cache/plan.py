@@ -37,7 +37,7 @@ def plan_extraction(wanted: Iterable[bytes], stored: Collection[bytes], known_ba
     missing = tuple(sorted(absent.difference(refused)))
     reused = len(unique) - len(absent)
     if not missing:
-        return Plan("reuse", f"all {reused} items that can be encoded are stored", missing, reused, refused)
+        return Plan("reuse", f"all {reused} items were stored already", missing, reused, refused)
     if not reused:
-        return Plan("create", f"none of the {len(unique)} items is stored", missing, reused, refused)
-    return Plan("resume", f"{len(missing)} of {len(unique)} items are not stored yet", missing, reused, refused)
+        return Plan("create", f"none of the {len(unique)} items was stored", missing, reused, refused)
+    return Plan("resume", f"{len(missing)} of {len(unique)} items were not stored yet", missing, reused, refused)

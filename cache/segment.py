@@ -97,7 +97,7 @@ def write_segment(
 
 
 def _crc(values: np.ndarray, start: int = 0) -> int:
-    return zlib.crc32(memoryview(np.ascontiguousarray(values)).cast("B"), start)
+    return zlib.crc32(np.ascontiguousarray(values).data.cast("B"), start)
 
 
 def _write_header(file: h5py.File, packed: np.ndarray, written_by: Mapping[str, Any]) -> None:

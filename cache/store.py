@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,9 @@ class EncoderStore:
         """
         path = self.folder / KEY_FILE
         try:
-            key = EncoderKey(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            key = EncoderKey(content["fields"], content["name"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreDamaged(f"{path} cannot be read ({error}); run extract again to write it") from error
         if key.digest != self.digest:
             raise StoreDamaged(f"{path} holds the key {key.digest}, its folder is named {self.digest}; move it away")
@@ -70,7 +71,7 @@ class EncoderStore:
         except OSError as error:
             raise StoreError(f"cannot make {self.folder}: {error.strerror}; choose another --store") from error
         if not (self.folder / KEY_FILE).exists():
-            write_json(self.folder / KEY_FILE, dict(key.fields))
+            write_json(self.folder / KEY_FILE, {"fields": dict(key.fields), "name": key.name})
 
     def segment_paths(self) -> list[Path]:
         """Paths of the finished segments, oldest first."""
@@ -211,8 +212,3 @@ class FeatureStore:
             held = f"holds {listing(names)}" if names else "holds none"
             raise CacheIncomplete(f"looked for {wanted} in the store {self.root}, which {held}; run extract first")
         return name
-
-
-def summarise_key(fields: Mapping[str, Any]) -> str:
-    """One short phrase for a key: what a list of encoders shows."""
-    return f"{fields.get('modality', '?')} {fields.get('architecture', '?')} {fields.get('dtype', '')}".strip()

@@ -7,7 +7,7 @@ from fuse.heads.linear import ConcatLogisticClassifier, UnimodalClassifier
 from fuse.heads.mlp import ConcatMLPClassifier
 from fuse.heads.vote import LateVotingClassifier
 from fuse.metrics import classification_metrics
-from fuse.registry import HEADS, Head, make_classifier
+from fuse.registry import HEADS, Head, make_classifier, modalities_of
 from fuse.report.files import write_predictions
 from fuse.report.screen import comparison_table, evaluation_text
 from fuse.runs import Run, check_free, load_run, new_folder, run_head, write_run
@@ -32,6 +32,7 @@ __all__ = [
     "load",
     "load_run",
     "make_classifier",
+    "modalities_of",
     "new_folder",
     "protocol_for",
     "run_head",

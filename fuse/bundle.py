@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
+from safetensors.numpy import save as serialize
 from sklearn.base import BaseEstimator
 
 from cache import SCHEMA, PipelineError, UsageError, replacing, write_json
@@ -18,9 +19,8 @@ from fuse.inputs import BlockScaler
 from fuse.registry import HEADS
 
 TENSORS, STATE = "model.safetensors", "model.json"
-SAVED: dict[str, type[BaseEstimator]] = {
-    kind.__name__: kind for kind in [BlockScaler, *(head.classifier for head in HEADS.values())]
-}
+_KINDS: tuple[type[BaseEstimator], ...] = (BlockScaler, *(head.classifier for head in HEADS.values()))
+SAVED = {kind.__name__: kind for kind in _KINDS}
 """The only classes that a bundle may name."""
 
 
@@ -39,7 +39,7 @@ def save(estimator: FusionClassifier, folder: str | Path) -> None:
     tensors: dict[str, np.ndarray] = {}
     state = _pack(estimator, "", tensors)
     with replacing(folder / TENSORS) as temporary:
-        save_file(tensors, temporary)
+        temporary.write_bytes(serialize(tensors))
     shapes = {name: [list(array.shape), array.dtype.name] for name, array in tensors.items()}
     write_json(folder / STATE, {"schema": SCHEMA, "estimator": state, "tensors": shapes})
 
@@ -85,7 +85,8 @@ def _pack(value: Any, path: str, tensors: dict[str, np.ndarray]) -> Any:
     if isinstance(value, slice):
         return {"slice": [value.start, value.stop]}
     if isinstance(value, Mapping):
-        return {"mapping": _pack_each(value, path, tensors)}
+        # Pairs, for JSON objects are written with their keys sorted, and the order of blocks counts.
+        return {"mapping": [list(pair) for pair in _pack_each(value, path, tensors).items()]}
     if isinstance(value, list | tuple):
         return {"list": [_pack(part, f"{path}.{number}", tensors) for number, part in enumerate(value)]}
     if isinstance(value, np.generic):
@@ -118,7 +119,7 @@ def _unpack(packed: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Any
     if kind == "slice":
         return slice(*content)
     if kind == "mapping":
-        return {key: _unpack(part, tensors) for key, part in content.items()}
+        return {key: _unpack(part, tensors) for key, part in content}
     if kind == "list":
         return [_unpack(part, tensors) for part in content]
     return content

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,6 +70,18 @@ HEADS: dict[str, Head] = {
         ),
     )
 }
+
+
+def modalities_of(name: str, available: Sequence[str]) -> tuple[str, ...]:
+    """Those of the available modalities that a head reads: one for a unimodal head, else all.
+
+    Raises:
+        UsageError: a unimodal head's modality is not available.
+    """
+    own = HEADS[name].params.get("modality") if name in HEADS else None
+    if own is not None and own not in available:
+        raise UsageError(f"the head {name!r} needs the modality {own!r}; the features hold {listing(available)}")
+    return tuple(available) if own is None else (own,)
 
 
 def make_classifier(name: str, **params: Any) -> FusionClassifier:

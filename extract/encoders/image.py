@@ -67,14 +67,14 @@ class ImageEncoder:
                 "schema": SCHEMA,
                 "modality": "image",
                 "architecture": f"torchvision/{spec.model}",
-                "name": spec.model,
                 "weights": weights_digest(backbone),
                 "preprocessing": self._preset.fields(),
                 "layer": f"input of {layer}, pooled",
                 "outputs": {"pool": width},
                 "compute": "float32",
                 "dtype": "float32",
-            }
+            },
+            name=spec.model,
         )
 
     def prepare(self, contents: Sequence[str | Path]) -> tuple[list[str | Path], list[int]]:

@@ -25,27 +25,21 @@ def recall(root: Path, spec: EncoderSpec) -> EncoderKey | None:
         return None
     if any(_state(Path(path)) != state for path, state in entry["files"].items()):
         return None
-    return EncoderKey(entry["key"])
+    return EncoderKey(entry["key"], entry["name"])
 
 
 def remember(root: Path, spec: EncoderSpec, encoder: Encoder) -> None:
     """Writes down the key of an encoder that was loaded."""
     entries = _read(root)
     files = {str(path): _state(path) for path in encoder.files}
-    entries[_name(spec)] = {"files": files, "key": dict(encoder.key.fields)}
+    entries[_name(spec)] = {"files": files, "key": dict(encoder.key.fields), "name": encoder.key.name}
     write_json(root / MEMO_FILE, entries)
 
 
 def _name(spec: EncoderSpec) -> str:
     fields = {**spec.as_json(), "output": None}  # the key covers all outputs
     versions = {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "transformers")}
-    return digest(canonical_json({"spec": fields, "versions": versions, "schema": SCHEMA, "cwd": _base(spec)}))
-
-
-def _base(spec: EncoderSpec) -> str:
-    """Relative paths mean other files in another working folder."""
-    paths = [Path(name) for name in (spec.model, spec.weights) if name]
-    return str(Path.cwd()) if any(not path.is_absolute() and path.exists() for path in paths) else ""
+    return digest(canonical_json({"spec": fields, "versions": versions, "schema": SCHEMA}))
 
 
 def _state(path: Path) -> list[int] | None:

@@ -34,6 +34,13 @@ class EncoderSpec:
     output: str | None = None
     max_length: int | None = None
 
+    def __post_init__(self) -> None:
+        """Makes local paths absolute, so that a run can be used from another working folder."""
+        if Path(self.model).is_dir():
+            object.__setattr__(self, "model", str(Path(self.model).absolute()))
+        if self.weights is not None:
+            object.__setattr__(self, "weights", str(Path(self.weights).absolute()))
+
     def as_json(self) -> dict[str, Any]:
         """The spec as it is kept in views and runs."""
         return dataclasses.asdict(self)

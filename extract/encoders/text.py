@@ -54,7 +54,6 @@ class TextEncoder:
                 "schema": SCHEMA,
                 "modality": "text",
                 "architecture": f"transformers/{config.model_type}",
-                "name": Path(spec.model).name,
                 "config": {name: value for name, value in raw.items() if name not in NOT_THE_FUNCTION},
                 "weights": weights_digest(model),
                 "tokenizer": _tokenizer_digest(self._tokenizer),
@@ -64,7 +63,8 @@ class TextEncoder:
                 "outputs": {"cls": width, "mean": width},
                 "compute": "float32",
                 "dtype": "float32",
-            }
+            },
+            name=Path(spec.model).name,
         )
 
     def prepare(self, contents: Sequence[str | Path]) -> tuple[list[np.ndarray], list[int]]:
@@ -106,13 +106,28 @@ class TextEncoder:
 
 
 def _load(spec: EncoderSpec) -> tuple[Any, Any, dict[str, Any], torch.nn.Module]:
+    """Tokenizer, config, the config's file as it stands, and the model.
+
+    What the local hub cache holds is taken without asking the hub: a model does not change
+    between two runs, and a machine without a network does not wait for one.
+    """
+    try:
+        return _load_from(spec, local_files_only=True)
+    except OSError:
+        if Path(spec.model).is_dir():
+            raise
+        return _load_from(spec, local_files_only=False)
+
+
+def _load_from(spec: EncoderSpec, local_files_only: bool) -> tuple[Any, Any, dict[str, Any], torch.nn.Module]:
     from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    raw, _ = PretrainedConfig.get_config_dict(spec.model)
-    config = AutoConfig.from_pretrained(spec.model)
-    tokenizer = AutoTokenizer.from_pretrained(spec.model)
+    source: dict[str, Any] = {"local_files_only": local_files_only, "trust_remote_code": False}
+    raw, _ = PretrainedConfig.get_config_dict(spec.model, **source)
+    config = AutoConfig.from_pretrained(spec.model, **source)
+    tokenizer = AutoTokenizer.from_pretrained(spec.model, **source)
     if not tokenizer.is_fast:
         raise ModelError(f"the tokenizer of {spec.model} is not a fast one; save it with tokenizer.json")
     if spec.random_init is not None:
@@ -121,7 +136,7 @@ def _load(spec: EncoderSpec) -> tuple[Any, Any, dict[str, Any], torch.nn.Module]
             model = AutoModel.from_config(config)
     else:
         model, report = AutoModel.from_pretrained(
-            spec.model, config=config, dtype=torch.float32, output_loading_info=True
+            spec.model, config=config, dtype=torch.float32, output_loading_info=True, **source
         )
         _refuse_partial(spec.model, report)
     if hasattr(model, "pooler"):
