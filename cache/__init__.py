@@ -12,11 +12,12 @@ from cache.errors import (
     UsageError,
     listing,
 )
+from cache.files import replacing, write_json
 from cache.groups import joined_groups
 from cache.key import NO_ITEM, EncoderKey, canonical_json, digest, item_key, pack_items, unpack_items
 from cache.plan import Plan, plan_extraction
 from cache.progress import Progress, silent
-from cache.schema import FAILED, MISSING, PRESENT, SCHEMA, replacing, write_json
+from cache.schema import FAILED, MISSING, PRESENT, SCHEMA
 from cache.store import EncoderStore, Failure, FeatureStore
 from cache.table import FeatureTable, load, table_of
 from cache.view import Block, View, locate, write_view

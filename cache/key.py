@@ -21,9 +21,8 @@ NO_ITEM = bytes(ITEM_BYTES)
 
 
 def canonical_json(value: Any) -> bytes:
-    """JSON that is the same for equal values: sorted keys, no spaces, no NaN."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-    return text.encode("utf-8")
+    """JSON that is the same for equal values: sorted keys, no spaces, no NaN, ASCII only."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
 def digest(*parts: bytes) -> str:

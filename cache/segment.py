@@ -6,7 +6,6 @@ only the rows it asks for.
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 import zlib
@@ -19,11 +18,12 @@ import h5py
 import numpy as np
 
 from cache.errors import StoreDamaged
+from cache.files import TEMPORARY_PREFIX, check_body, read_at, read_header, write_sealed
 from cache.key import ITEM_BYTES, pack_items, unpack_items
-from cache.schema import SCHEMA, SEGMENT_SUFFIX, TEMPORARY_PREFIX, open_h5, replacing
+from cache.schema import SEGMENT_SUFFIX
 
-COPY_ROWS = 8192
-"""Rows that a merge holds in memory at once."""
+PART_BYTES = 512 * 2**20
+"""A merge writes segments of about this size, each built in memory."""
 
 
 @dataclass(frozen=True)
@@ -86,99 +86,86 @@ def write_segment(
     Raises:
         StoreError: the folder cannot be written.
     """
-    target = folder / new_name()
-    with replacing(target) as temporary, h5py.File(temporary, "w") as file:
-        _write_header(file, pack_items(items), written_by)
+
+    def fill(file: h5py.File) -> dict[str, Any]:
+        packed = pack_items(items)
+        extents = {"items": _put(file, "items", packed)}
         for name, values in outputs.items():
-            values = np.ascontiguousarray(values, dtype=little_endian(values.dtype))
-            dataset = file.create_dataset(f"outputs/{name}", data=values)
-            dataset.attrs["crc32"] = _crc(values)
+            extents[name] = _put(file, f"outputs/{name}", values.astype(little_endian(values.dtype), copy=False))
+        return {"extents": extents, "items_crc32": zlib.crc32(packed.tobytes()), "written_by": dict(written_by)}
+
+    target = folder / new_name()
+    write_sealed(target, "segment", fill)
     return target
 
 
-def _crc(values: np.ndarray, start: int = 0) -> int:
-    return zlib.crc32(np.ascontiguousarray(values).data.cast("B"), start)
-
-
-def _write_header(file: h5py.File, packed: np.ndarray, written_by: Mapping[str, Any]) -> None:
-    file.attrs["schema"] = SCHEMA
-    file.attrs["kind"] = "segment"
-    file.attrs["written_by"] = json.dumps(dict(written_by), sort_keys=True)
-    file.create_dataset("items", data=packed).attrs["crc32"] = _crc(packed)
+def _put(file: h5py.File, name: str, values: np.ndarray) -> dict[str, Any]:
+    dataset = file.create_dataset(name, data=values)
+    return {"offset": dataset.id.get_offset(), "shape": list(values.shape), "dtype": dataset.dtype.str}
 
 
 def read_segment(path: Path) -> Segment:
     """Reads a segment's items and where its matrices lie; the matrices stay on disk.
 
     Raises:
-        StoreDamaged: the file is truncated or its parts do not fit together.
-        StoreError: it was written under another schema.
+        FileNotFoundError: there is no such file.
+        StoreDamaged: header, length or items are not what was written.
+        StoreError: it cannot be read at this moment, or was written under another schema.
     """
-    with open_h5(path, "segment") as file:
-        try:
-            items = file["items"][...]
-            outputs = {name: _extent(file[f"outputs/{name}"]) for name in file["outputs"]}
-            written_by = json.loads(file.attrs["written_by"])
-            crc = int(file["items"].attrs["crc32"])
-        except (KeyError, OSError, ValueError) as error:
-            raise StoreDamaged(f"{path} is damaged ({error}); run extract again to replace it") from error
-    size = path.stat().st_size
-    ends = [extent.offset + _bytes_of(extent) for extent in outputs.values()]
-    rows = {extent.shape[0] for extent in outputs.values()}
-    if _crc(items) != crc or items.shape[1:] != (ITEM_BYTES,) or rows != {len(items)} or max(ends) > size:
-        raise StoreDamaged(f"{path} is damaged (items, rows or length do not fit); run extract again to replace it")
-    return Segment(path, items, outputs, written_by)
+    header = read_header(path, "segment")
+    extents = {
+        name: Extent(one["offset"], (one["shape"][0], one["shape"][1]), one["dtype"])
+        for name, one in header["extents"].items()
+    }
+    where = extents.pop("items")
+    raw, _ = read_at(path, where.offset, where.shape[0] * ITEM_BYTES)
+    if zlib.crc32(raw) != header["items_crc32"]:
+        raise StoreDamaged(
+            f"{path} is damaged (its item keys are not what was written); run extract again to replace it"
+        )
+    items = np.frombuffer(raw, dtype=np.uint8).reshape(where.shape)
+    return Segment(path, items, extents, header["written_by"])
 
 
-def _extent(dataset: h5py.Dataset) -> Extent:
-    offset = dataset.id.get_offset()
-    if offset is None or dataset.ndim != 2:
-        raise ValueError(f"{dataset.name} is not a contiguous matrix")
-    return Extent(int(offset), (int(dataset.shape[0]), int(dataset.shape[1])), dataset.dtype.str)
+def check_segment(path: Path) -> None:
+    """Reads every byte of a segment; raises as `read_segment` unless all are as written."""
+    check_body(path, read_header(path, "segment"))
 
 
-def _bytes_of(extent: Extent) -> int:
-    return extent.shape[0] * extent.shape[1] * np.dtype(extent.dtype).itemsize
-
-
-def merge_segments(segments: Sequence[Segment], order: Mapping[bytes, int]) -> Path:
-    """Writes one segment that holds every item of `segments` once, then removes them.
+def merge_segments(segments: Sequence[Segment], order: Mapping[bytes, int]) -> list[Path]:
+    """Writes segments that hold every item of `segments` once, then removes the old ones.
 
     Args:
         segments: at least one, all of one encoder.
-        order: place of an item in the new segment; items without one follow at the end.
+        order: place of an item in the new segments; items without one follow at the end.
 
     A kill between the two steps leaves items twice, which readers do not mind, never none.
+
+    Raises:
+        FileNotFoundError: another process merged one of them meanwhile.
+        StoreDamaged: one of them is damaged; nothing is removed.
     """
+    sources = {name: [segment.map(name) for segment in segments] for name in segments[0].outputs}
+    for segment in segments:
+        check_segment(segment.path)  # or a damaged vector would get a new checksum
     places: dict[bytes, tuple[int, int]] = {}
     for number, segment in enumerate(segments):
         for row, item in enumerate(unpack_items(segment.items)):
             places.setdefault(item, (number, row))
     items = sorted(places, key=lambda item: (order.get(item, len(order)), item))
     where = np.array([places[item] for item in items], dtype=np.int64)
-    first = segments[0]
-    target = first.path.with_name(new_name())
-    sources = {name: [segment.map(name) for segment in segments] for name in first.outputs}
-    with replacing(target) as temporary, h5py.File(temporary, "w") as file:
-        _write_header(file, pack_items(items), segments[-1].written_by)
-        for name, extent in first.outputs.items():
-            shape = (len(items), extent.shape[1])
-            dataset = file.create_dataset(f"outputs/{name}", shape=shape, dtype=extent.dtype)
-            dataset.attrs["crc32"] = _gather(sources[name], where, dataset)
+    width = sum(extent.shape[1] * np.dtype(extent.dtype).itemsize for extent in segments[0].outputs.values())
+    rows = max(1, PART_BYTES // max(1, width))
+    made = []
+    for start in range(0, len(items), rows):
+        part = where[start : start + rows]
+        outputs = {name: take_rows(maps, part[:, 0], part[:, 1]) for name, maps in sources.items()}
+        made.append(
+            write_segment(segments[0].path.parent, items[start : start + rows], outputs, segments[-1].written_by)
+        )
     for segment in segments:
         segment.path.unlink(missing_ok=True)
-    return target
-
-
-def _gather(sources: Sequence[np.ndarray], where: np.ndarray, dataset: h5py.Dataset) -> int:
-    """Copies rows to `dataset` a slice at a time and returns the CRC-32 of all of them."""
-    crc = 0
-    for start in range(0, len(where), COPY_ROWS):
-        part = where[start : start + COPY_ROWS]
-        rows = take_rows(sources, part[:, 0], part[:, 1])
-        dataset[start : start + len(rows)] = rows
-        crc = _crc(rows, crc)
-    return crc
+    return made
 
 
 def take_rows(sources: Sequence[np.ndarray], source: np.ndarray, row: np.ndarray) -> np.ndarray:

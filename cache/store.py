@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cache.errors import CacheIncomplete, StoreDamaged, StoreError, listing
+from cache.files import replacing, write_json
 from cache.key import EncoderKey, unpack_items
-from cache.schema import FAILURES_FILE, KEY_FILE, VIEW_SUFFIX, replacing, write_json
-from cache.segment import Segment, is_segment, merge_segments, read_segment
+from cache.schema import FAILURES_FILE, KEY_FILE, VIEW_SUFFIX
+from cache.segment import Segment, check_segment, is_segment, merge_segments, read_segment
 
 MERGE_AT_ONCE = 4096
 """Segments mapped at once by a merge; Linux allows a process some 65 000 maps."""
@@ -70,14 +71,16 @@ class EncoderStore:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"cannot make {self.folder}: {error.strerror}; choose another --store") from error
-        if not (self.folder / KEY_FILE).exists():
+        try:
+            self.key()
+        except StoreDamaged:
             write_json(self.folder / KEY_FILE, {"fields": dict(key.fields), "name": key.name})
 
     def segment_paths(self) -> list[Path]:
         """Paths of the finished segments, oldest first."""
         if not self.folder.is_dir():
             return []
-        return sorted(path for path in self.folder.iterdir() if is_segment(path))
+        return sorted(path for path in self.folder.iterdir() if is_segment(path) and path.is_file())
 
     def segments(self) -> list[Segment]:
         """All finished segments, oldest first. One that a merge removes meanwhile is left out.
@@ -93,16 +96,21 @@ class EncoderStore:
                 return self.segments()
         return found
 
-    def set_aside_damaged(self) -> list[Path]:
-        """Renames damaged segments to `*.damaged`, so that their items count as missing again."""
+    def set_aside_damaged(self, check: Callable[[Path], object] = read_segment) -> list[Path]:
+        """Renames damaged segments to `*.damaged`, so that their items count as missing again.
+
+        Args:
+            check: raises StoreDamaged for a damaged segment. By default header, length and item
+                keys are checked; `check_segment` reads every byte.
+        """
         moved = []
         for path in self.segment_paths():
             try:
-                read_segment(path)
+                check(path)
             except FileNotFoundError:
                 continue  # merged by another process
             except StoreDamaged:
-                moved.append(path.rename(path.with_suffix(".damaged")))
+                moved.append(_set_aside(path))
         return moved
 
     def items(self) -> set[bytes]:
@@ -124,6 +132,8 @@ class EncoderStore:
                 merge_segments(segments[:MERGE_AT_ONCE], places)
             except FileNotFoundError:  # another process merges the same segments; it will finish
                 return
+            except StoreDamaged:  # found only now, for a merge reads every byte
+                self.set_aside_damaged(check_segment)
 
     def failures(self) -> list[Failure]:
         """Recorded failures, one an item."""
@@ -131,7 +141,8 @@ class EncoderStore:
         if not path.exists():
             return []
         try:
-            entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            # Not splitlines: it also parts at line separators that JSON leaves in strings.
+            entries = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
             return [Failure(one["id"], one["reason"], one["digest"], one.get("decoder", "")) for one in entries]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreDamaged(f"{path} is damaged ({error!r}); delete it, failures are found anew") from error
@@ -149,18 +160,25 @@ class EncoderStore:
         for failure in failures:
             if failure.item is None:
                 nameless.append(failure)
-            else:
-                kept.setdefault(failure.item, failure)
+            elif failure.item not in kept or kept[failure.item].decoder != failure.decoder:
+                kept[failure.item] = failure
         entries = [*kept.values(), *nameless]
         if entries == known:
             return
         with replacing(self.folder / FAILURES_FILE) as temporary:
-            lines = (json.dumps(entry.as_json(), ensure_ascii=False) + "\n" for entry in entries)
+            lines = (json.dumps(entry.as_json()) + "\n" for entry in entries)
             temporary.write_text("".join(lines), encoding="utf-8")
 
     def size(self) -> int:
         """Bytes of all segments."""
         return sum(path.stat().st_size for path in self.segment_paths())
+
+
+def _set_aside(path: Path) -> Path:
+    try:
+        return path.rename(path.with_suffix(".damaged"))
+    except OSError as error:
+        raise StoreError(f"{path} is damaged and cannot be set aside: {error.strerror}; remove it by hand") from error
 
 
 class FeatureStore:

@@ -15,13 +15,18 @@ from cache.view import Block, View, read_view, refresh
 
 
 class _Matrix:
-    """One output of an encoder over several segments, mapped on first use, never pickled."""
+    """One output of an encoder over several segments, mapped and not copied, never pickled.
 
-    def __init__(self, segments: Sequence[Segment], output: str) -> None:
+    It is mapped when the table is opened, so that a merge by another process cannot take the
+    files away; a copy in a worker process is mapped on first use.
+    """
+
+    def __init__(self, segments: Sequence[Segment], output: str, dim: int) -> None:
         self._segments = tuple(segments)
         self._output = output
+        self._dim = dim
         self._starts = np.cumsum([0, *(len(segment) for segment in segments)])
-        self._maps: list[np.ndarray] | None = None
+        self._maps: list[np.ndarray] | None = [segment.map(output) for segment in segments]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_maps": None}
@@ -33,16 +38,24 @@ class _Matrix:
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Rows as `(len(rows), D)`; the map itself where they follow each other in one segment."""
+        if not len(rows):
+            return np.empty((0, self._dim), dtype=self.dtype)
         if self._maps is None:
-            self._maps = [segment.map(self._output) for segment in self._segments]
+            self._maps = self._mapped()
         source = np.searchsorted(self._starts, rows, side="right") - 1
         within = rows - self._starts[source]
-        if len(rows) and np.all(source == source[0]):
+        if np.all(source == source[0]):
             one = self._maps[source[0]]
             if np.all(np.diff(within) == 1):
                 return one[within[0] : within[0] + len(rows)]
             return np.asarray(one[within])
         return take_rows(self._maps, source, within)
+
+    def _mapped(self) -> list[np.ndarray]:
+        try:
+            return [segment.map(self._output) for segment in self._segments]
+        except FileNotFoundError as error:
+            raise CacheIncomplete(f"{error.filename} was merged after the table was opened; load it again") from error
 
 
 class FeatureTable:
@@ -84,6 +97,8 @@ class FeatureTable:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         array = self.to_numpy()
+        if copy is False and (not isinstance(array, np.memmap) or dtype not in (None, array.dtype)):
+            raise ValueError("this table cannot become an array without a copy; see FeatureTable.to_numpy")
         array = array if dtype is None else array.astype(dtype, copy=False)
         return array.copy() if copy else array
 
@@ -173,9 +188,10 @@ class FeatureTable:
             UsageError: the data set has no such modality.
         """
         unknown = [name for name in modalities if name not in self._view.blocks]
-        if unknown or not modalities:
+        if unknown or not modalities or len(set(modalities)) < len(modalities):
             raise UsageError(
-                f"{self.name} has the modalities {listing(list(self._view.blocks))}; asked for {listing(modalities)}"
+                f"{self.name} has the modalities {listing(list(self._view.blocks))}, each to be asked for once; "
+                f"asked for {listing(modalities) or 'none'}"
             )
         return FeatureTable(self._view, self._matrices, self._rows, modalities)
 
@@ -213,7 +229,7 @@ def table_of(store: FeatureStore, view: View, modalities: Sequence[str] | None =
     blocks, matrices = {}, {}
     for modality, block in view.blocks.items():
         blocks[modality], segments = refresh(store, block)
-        matrices[modality] = _Matrix(segments, block.output)
+        matrices[modality] = _Matrix(segments, block.output, block.dim)
     current = View(view.name, view.ids, view.labels, view.split, view.groups, blocks, view.source)
     table = FeatureTable(current, matrices, np.arange(len(view.ids)), list(view.blocks))
     return table if modalities is None else table.select(modalities)

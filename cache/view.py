@@ -14,9 +14,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from cache.errors import CacheIncomplete, StoreDamaged, listing
+from cache.errors import CacheIncomplete, listing
+from cache.files import open_sealed, write_sealed
 from cache.key import canonical_json, digest, unpack_items
-from cache.schema import PRESENT, SCHEMA, open_h5, replacing
+from cache.schema import PRESENT
 from cache.segment import Segment
 from cache.store import EncoderStore, FeatureStore
 
@@ -142,9 +143,8 @@ def _rows_hold(block: Block, segments: Sequence[Segment]) -> bool:
 
 def write_view(store: FeatureStore, view: View) -> None:
     """Writes a view durably; it replaces the one of the same name."""
-    with replacing(store.view_path(view.name)) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs["schema"] = SCHEMA
-        file.attrs["kind"] = "view"
+
+    def fill(file: h5py.File) -> dict[str, Any]:
         file.attrs["name"] = view.name
         file.attrs["digest"] = view.digest
         file.attrs["source"] = json.dumps(dict(view.source), sort_keys=True)
@@ -154,6 +154,9 @@ def write_view(store: FeatureStore, view: View) -> None:
         file.create_dataset("groups", data=view.groups)
         for modality, block in view.blocks.items():
             _write_block(file.create_group(f"blocks/{modality}"), block)
+        return {}
+
+    write_sealed(store.view_path(view.name), "view", fill)
 
 
 def _write_block(group: h5py.Group, block: Block) -> None:
@@ -171,19 +174,11 @@ def read_view(store: FeatureStore, name: str) -> View:
     Raises:
         StoreDamaged: the file is not what was written.
     """
-    path = store.view_path(name)
-    with open_h5(path, "view") as file:
-        try:
-            texts = {key: file[key].asstr()[...] for key in ("ids", "labels", "split")}
-            blocks = {key: _read_block(key, file[f"blocks/{key}"]) for key in json.loads(file.attrs["blocks"])}
-            source = json.loads(file.attrs["source"])
-            view = View(name=name, groups=file["groups"][...], blocks=blocks, source=source, **texts)
-            written = file.attrs["digest"]
-        except (KeyError, OSError, ValueError) as error:
-            raise StoreDamaged(f"{path} is damaged ({error}); run extract again to write it anew") from error
-    if view.digest != written:
-        raise StoreDamaged(f"{path} is damaged (its digest does not fit); run extract again to write it anew")
-    return view
+    with open_sealed(store.view_path(name), "view") as file:
+        texts = {key: file[key].asstr()[...] for key in ("ids", "labels", "split")}
+        blocks = {key: _read_block(key, file[f"blocks/{key}"]) for key in json.loads(file.attrs["blocks"])}
+        source = json.loads(file.attrs["source"])
+        return View(name=name, groups=file["groups"][...], blocks=blocks, source=source, **texts)
 
 
 def _read_block(modality: str, group: h5py.Group) -> Block:

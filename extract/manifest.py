@@ -75,8 +75,10 @@ def checked_manifest(
     lines: dict[str, list[int]] = {}
     for sample in samples:
         lines.setdefault(sample.id, []).append(sample.line)
-        if not sample.id or "\0" in sample.id + sample.label + sample.split:
-            found.append(f"line {sample.line}: the id is empty, or id, label or split holds a NUL")
+        if not sample.id:
+            found.append(f"line {sample.line}: the id is empty")
+        if not _storable(sample.id + sample.label + sample.split):
+            found.append(f"line {sample.line}: id, label or split holds a NUL or half a surrogate pair")
     for name, where in lines.items():
         if len(where) > 1 and name:
             found.append(f"id {name!r} stands {len(where)} times (lines {listing(where, 5)})")
@@ -87,6 +89,10 @@ def checked_manifest(
     if not samples:
         raise DataError(f"{path} was read as {layout} and holds no rows")
     return Manifest(path, layout, tuple(samples), dict(notes or {}))
+
+
+def _storable(text: str) -> bool:
+    return "\0" not in text and not any("\ud800" <= sign <= "\udfff" for sign in text)
 
 
 def inside(root: Path, name: str) -> Path | None:

@@ -1,0 +1,181 @@
+"""How files of the store are made durable, and how damage is seen before HDF5 meets it.
+
+A sealed file is an ordinary HDF5 file whose first 4096 bytes, which HDF5 leaves to its user
+(the user block), hold a header: a digest, then JSON with the file's kind, schema, size and
+CRC-32, and where its arrays lie. Readers check the header by plain input and output. libhdf5
+itself may crash or hang on a flipped byte; it is only ever given bytes that were checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import secrets
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from cache.errors import PipelineError, StoreDamaged, StoreError
+from cache.key import canonical_json
+from cache.schema import SCHEMA
+
+TEMPORARY_PREFIX = ".tmp-"
+HEADER_BYTES = 4096
+_MAGIC = b"encode-once\0"
+_DIGEST_BYTES = 16
+_AGAIN = "run extract again to replace it"
+
+
+def fsync_folder(folder: Path) -> None:
+    """Makes a rename inside `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Yields a new path beside `target`; on success what was written there durably takes target's place.
+
+    Readers see the old file or the whole new one, whatever happens in between.
+
+    Raises:
+        StoreError: the folder is gone, read-only or full.
+    """
+    temporary = target.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{target.suffix}")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+        fsync_folder(target.parent)
+    except PipelineError:
+        raise
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {target}: {error.strerror or error}. What was written before is good; "
+            "make room or give the folder back its rights, then run the same command again"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):  # gone after os.replace; the first error is the one to show
+            temporary.unlink()
+
+
+def write_json(target: Path, value: Any) -> None:
+    """Writes `value` as readable JSON, durably and at once."""
+    with replacing(target) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def write_sealed(target: Path, kind: str, fill: Callable[[h5py.File], Mapping[str, Any]]) -> None:
+    """Writes a sealed file durably.
+
+    It is built in memory and written by plain output: on a full disk HDF5 would lose its way.
+
+    Args:
+        target: the file; one of the same name is replaced as a whole.
+        kind: `segment` or `view`.
+        fill: writes into the file and returns what the header is to hold besides, JSON-able.
+
+    Raises:
+        StoreError: the folder is gone, read-only or full.
+    """
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w", userblock_size=HEADER_BYTES) as file:
+        file.attrs["schema"] = SCHEMA
+        file.attrs["kind"] = kind
+        about = fill(file)
+    content = buffer.getbuffer()
+    body = content[HEADER_BYTES:]
+    header = {**about, "kind": kind, "schema": SCHEMA, "size": len(content), "crc32": zlib.crc32(body)}
+    with replacing(target) as temporary, temporary.open("wb") as out:
+        out.write(_packed(header))
+        out.write(body)
+
+
+def _packed(header: Mapping[str, Any]) -> bytes:
+    text = canonical_json(header)
+    packed = _MAGIC + _digest(text) + text
+    if len(packed) > HEADER_BYTES:
+        raise StoreError(f"a header of {len(packed)} bytes does not fit into {HEADER_BYTES}")
+    return packed.ljust(HEADER_BYTES, b"\0")
+
+
+def read_header(path: Path, kind: str) -> dict[str, Any]:
+    """The checked header of a sealed file; its body is not read.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        StoreDamaged: it is no such file, or header or length are not what was written.
+        StoreError: it cannot be read at this moment, or has another schema.
+    """
+    raw, size = read_at(path, 0, HEADER_BYTES)
+    start = len(_MAGIC) + _DIGEST_BYTES
+    text = raw[start:].rstrip(b"\0")
+    if raw[: len(_MAGIC)] != _MAGIC or raw[len(_MAGIC) : start] != _digest(text):
+        raise StoreDamaged(f"{path} is damaged or no {kind} of encode-once (its header does not fit); {_AGAIN}")
+    header: dict[str, Any] = json.loads(text)
+    if header["kind"] != kind:
+        raise StoreDamaged(f"{path} is a {header['kind']}, expected a {kind}; move it out of the store")
+    if header["schema"] != SCHEMA:
+        raise StoreError(
+            f"{path} has schema {header['schema']}, this version reads {SCHEMA}; use the one that wrote it"
+        )
+    if header["size"] != size:
+        raise StoreDamaged(f"{path} is damaged ({size} bytes, written were {header['size']}); {_AGAIN}")
+    return header
+
+
+def read_at(path: Path, offset: int, length: int) -> tuple[bytes, int]:
+    """Bytes from `offset` on, at most `length` of them, and the size of the file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        StoreError: it cannot be read at this moment; that says nothing about what it holds.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read(length), os.fstat(file.fileno()).st_size
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _digest(text: bytes) -> bytes:
+    return hashlib.blake2b(text, digest_size=_DIGEST_BYTES).digest()
+
+
+def check_body(path: Path, header: Mapping[str, Any]) -> None:
+    """Reads a sealed file as a whole and raises StoreDamaged unless every byte is as written."""
+    crc = 0
+    with path.open("rb") as file:
+        file.seek(HEADER_BYTES)
+        while chunk := file.read(1 << 22):
+            crc = zlib.crc32(chunk, crc)
+    if crc != header["crc32"]:
+        raise StoreDamaged(f"{path} is damaged (its checksum does not fit); {_AGAIN}")
+
+
+@contextlib.contextmanager
+def open_sealed(path: Path, kind: str) -> Iterator[h5py.File]:
+    """A sealed file, read as a whole, checked, and only then opened by HDF5.
+
+    Raises:
+        FileNotFoundError, StoreDamaged, StoreError: as `read_header`.
+    """
+    header = read_header(path, kind)
+    content = path.read_bytes()
+    if zlib.crc32(content[HEADER_BYTES:]) != header["crc32"]:
+        raise StoreDamaged(f"{path} is damaged (its checksum does not fit); {_AGAIN}")
+    with h5py.File(io.BytesIO(content), "r") as file:
+        yield file

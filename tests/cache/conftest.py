@@ -1,0 +1,113 @@
+"""A store with tiny vectors that are a pure function of modality and content: the reference needs no code of ours."""
+
+import zlib
+
+import numpy as np
+import pytest
+
+from cache import (
+    FAILED,
+    MISSING,
+    NO_ITEM,
+    PRESENT,
+    Block,
+    EncoderKey,
+    FeatureStore,
+    FeatureWriter,
+    View,
+    item_key,
+    locate,
+    pack_items,
+    write_view,
+)
+
+KINDS = {"text": (3, "<f4"), "image": (2, "<f4"), "audio": (256, "<f2")}
+
+
+def texts(values):
+    return np.array(values, dtype=object)
+
+
+class House:
+    """Fills a store; a sample's content is a string, None where missing, `broken...` where decoding failed."""
+
+    def __init__(self, root):
+        self.store = FeatureStore(root)
+
+    @staticmethod
+    def vector(modality, content):
+        dim, dtype = KINDS[modality]
+        seed = zlib.crc32(f"{modality}/{content}".encode())
+        return np.random.default_rng(seed).normal(size=dim).astype(dtype)
+
+    @classmethod
+    def expected(cls, contents, missing=0.0):
+        """The plain array of `{modality: [content, ...]}`."""
+        columns = []
+        for modality, column in contents.items():
+            dim, dtype = KINDS[modality]
+            gap = np.full(dim, missing, dtype=dtype)
+            lacks = [content is None or content.startswith("broken") for content in column]
+            columns.append([gap if gone else cls.vector(modality, c) for gone, c in zip(lacks, column, strict=True)])
+        return np.hstack([np.array(column) for column in columns])
+
+    def encoder(self, modality="text", version=1):
+        key = EncoderKey({"modality": modality, "weights": version})
+        encoder = self.store.encoder(key.digest)
+        encoder.create(key)
+        return encoder
+
+    def add(self, contents, modality="text"):
+        """Writes one segment."""
+        values = np.array([self.vector(modality, content) for content in contents])
+        writer = FeatureWriter(self.encoder(modality), ["mean"], {"torch": "0"})
+        writer.write([item_key(content) for content in contents], {"mean": values})
+
+    def block(self, modality, column):
+        encoder = self.encoder(modality)
+        items = pack_items([NO_ITEM if content is None else item_key(content) for content in column])
+        state = [MISSING if c is None else FAILED if c.startswith("broken") else PRESENT for c in column]
+        state = np.array(state, dtype=np.uint8)
+        row, segments = locate(encoder, items, state, modality)
+        names = tuple(segment.path.name for segment in segments)
+        return Block(modality, encoder.digest, "mean", KINDS[modality][0], items, state, row, names, {"model": "tiny"})
+
+    def view(self, contents, name="posts", labels=None, groups=None):
+        """Writes a data set whose vectors are stored already; samples are named s0, s1, ..."""
+        n = len(next(iter(contents.values())))
+        view = View(
+            name=name,
+            ids=texts([f"s{number}" for number in range(n)]),
+            labels=texts(labels or ["ab"[number % 2] for number in range(n)]),
+            split=texts([["train", "test"][number % 2] for number in range(n)]),
+            groups=np.arange(n) if groups is None else np.array(groups),
+            blocks={modality: self.block(modality, column) for modality, column in contents.items()},
+            source={"data": "posts.csv"},
+        )
+        write_view(self.store, view)
+        return view
+
+
+@pytest.fixture(scope="session")
+def house_at():
+    """`house_at(folder)`, for hypothesis, which wants a new folder for every example."""
+    return House
+
+
+@pytest.fixture
+def house(tmp_path):
+    return House(tmp_path / "features")
+
+
+@pytest.fixture(scope="session")
+def flip():
+    """`flip(path, part)` changes the last byte of the last place where the file holds `part`."""
+
+    def change(path, part):
+        raw = bytearray(path.read_bytes())
+        place = raw.rfind(part)
+        assert place >= 0, f"{path} does not hold {part!r}"
+        raw[place + len(part) - 1] ^= 0x10
+        path.write_bytes(raw)
+
+    return change
