@@ -83,16 +83,17 @@ def decode_image(raw: bytes) -> Image.Image:
         raise DecodeError("no picture that Pillow knows") from error
     except Image.DecompressionBombError as error:
         raise DecodeError(f"more than {MAX_PIXELS} pixels are refused") from error
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, KeyError, AttributeError) as error:
-        # Pillow's decoders raise all of these on broken files.
-        if isinstance(error, DecodeError):
-            raise
+    except DecodeError:
+        raise
+    except Exception as error:  # on broken files Pillow's decoders raise almost anything
         raise DecodeError(f"broken picture: {error}") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
+    if image.mode == "RGB" and "transparency" not in image.info:
         return image
+    if image.mode == "F":
+        raise DecodeError("the pixels are floating-point numbers without a known range; save it with 8 bits")
     if image.mode in _SIXTEEN_BIT:
         # Pillow's own conversion clips to 255; 65535 is white in 16 bits.
         return image.convert("I").point(lambda value: value * (1 / 257)).convert("L").convert("RGB")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ class Sample:
 
     `inputs` holds the modalities that it has: a text, or the path of a picture that may yet
     turn out to be missing. `label`, `split` and `group` are empty where the data gives none.
-    `line` tells where it stands, for messages.
+    `file` and `line` tell where it stands, for messages; `file` is empty where there is only one.
     """
 
     id: str
@@ -29,6 +30,12 @@ class Sample:
     split: str = ""
     group: str = ""
     line: int = 0
+    file: str = ""
+
+    @property
+    def where(self) -> str:
+        """Such as `train.csv line 3`."""
+        return f"{self.file} line {self.line}".lstrip()
 
 
 @dataclass(frozen=True)
@@ -72,16 +79,16 @@ def checked_manifest(
         DataError: unreadable rows, no rows, empty ids or duplicate ids.
     """
     found = list(problems)
-    lines: dict[str, list[int]] = {}
+    places: dict[str, list[str]] = {}
     for sample in samples:
-        lines.setdefault(sample.id, []).append(sample.line)
+        places.setdefault(sample.id, []).append(sample.where)
         if not sample.id:
-            found.append(f"line {sample.line}: the id is empty")
+            found.append(f"{sample.where}: the id is empty")
         if not _storable(sample.id + sample.label + sample.split):
-            found.append(f"line {sample.line}: id, label or split holds a NUL or half a surrogate pair")
-    for name, where in lines.items():
+            found.append(f"{sample.where}: id, label or split holds a NUL or half a surrogate pair")
+    for name, where in places.items():
         if len(where) > 1 and name:
-            found.append(f"id {name!r} stands {len(where)} times (lines {listing(where, 5)})")
+            found.append(f"id {name!r} stands {len(where)} times ({listing(where, 5)})")
     if found:
         shown = "\n  ".join(found[:20])
         more = f"\n  and {len(found) - 20} more" if len(found) > 20 else ""
@@ -100,7 +107,9 @@ def inside(root: Path, name: str) -> Path | None:
     if "\0" in name:
         return None
     path = root / name
-    return path if path.resolve().is_relative_to(root.resolve()) else None
+    # realpath, for Path.resolve raises on a loop of links; opening it will tell what is wrong.
+    within = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+    return path if within else None
 
 
 def label_counts(manifest: Manifest) -> dict[str, int]:

@@ -148,11 +148,13 @@ class _Stage:
             )
         if self._settings.device not in ("auto", "cpu"):
             self._device()  # a GPU that is asked for must be there, whether or not anything is to encode
+        # All keys first: a wrong model name must not come to light after hours of the other modality.
+        encoders = [(spec, *self._key(spec)) for spec in self._settings.specs]
         blocks: dict[str, Block] = {}
         columns: list[list[bytes | None]] = []
-        for spec in self._settings.specs:
+        for spec, key, encoder in encoders:
             hashed = self._hash(spec.modality)
-            blocks[spec.modality] = self._block(spec, hashed)
+            blocks[spec.modality] = self._block(spec, key, encoder, hashed)
             columns.append([item if item != NO_ITEM else None for item in hashed.items])
         self._done.view = self._make_view(blocks, columns)
         if self._settings.keep:
@@ -184,9 +186,8 @@ class _Stage:
         self._done.missing[modality] = int((hashed.state == MISSING).sum())
         return hashed
 
-    def _block(self, spec: EncoderSpec, hashed: _Hashed) -> Block:
+    def _block(self, spec: EncoderSpec, key: EncoderKey, encoder: Encoder | None, hashed: _Hashed) -> Block:
         """Makes sure that every item of one modality is stored, as far as it can be encoded."""
-        key, encoder = self._key(spec)
         store = self._store.encoder(key.digest)
         store.create(key)
         for path in store.set_aside_damaged():
@@ -202,14 +203,11 @@ class _Stage:
         items = pack_items(hashed.items)
         rows, segments = locate(store, items, hashed.state, spec.modality)
         output = spec.output or OUTPUTS[spec.modality][0]
-        widths = outputs_of(key.fields)
-        if output not in widths:
-            raise UsageError(f"the {spec.modality} encoder has no output {output!r}; it has {listing(list(widths))}")
         return Block(
             modality=spec.modality,
             encoder=key.digest,
             output=output,
-            dim=widths[output],
+            dim=outputs_of(key.fields)[output],
             items=items,
             state=hashed.state,
             row=rows,
@@ -247,6 +245,11 @@ class _Stage:
         if key is None:
             encoder = self._load(spec)
             key = encoder.key
+        widths = outputs_of(key.fields)
+        if spec.output is not None and spec.output not in widths:
+            raise UsageError(
+                f"the {spec.modality} encoder has no output {spec.output!r}; it has {listing(list(widths))}"
+            )
         expected = self._settings.expected.get(spec.modality, key.digest)
         if key.digest != expected:
             raise ModelError(

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors.numpy import load as parse
 from safetensors.numpy import save as serialize
 from sklearn.base import BaseEstimator
 
-from cache import SCHEMA, PipelineError, UsageError, replacing, write_json
+from cache import SCHEMA, PipelineError, UsageError, digest, replacing, write_json
 from fuse.estimators import FusionClassifier
 from fuse.inputs import BlockScaler
 from fuse.registry import HEADS
@@ -38,10 +38,11 @@ def save(estimator: FusionClassifier, folder: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, np.ndarray] = {}
     state = _pack(estimator, "", tensors)
+    content = serialize(tensors)
     with replacing(folder / TENSORS) as temporary:
-        temporary.write_bytes(serialize(tensors))
+        temporary.write_bytes(content)
     shapes = {name: [list(array.shape), array.dtype.name] for name, array in tensors.items()}
-    write_json(folder / STATE, {"schema": SCHEMA, "estimator": state, "tensors": shapes})
+    write_json(folder / STATE, {"schema": SCHEMA, "estimator": state, "tensors": shapes, "digest": digest(content)})
 
 
 def load(folder: str | Path) -> FusionClassifier:
@@ -54,19 +55,28 @@ def load(folder: str | Path) -> FusionClassifier:
     folder = Path(folder)
     try:
         content = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        tensors = load_file(folder / TENSORS)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise BundleError(f"{folder} holds no readable head ({error}); run fuse again to make one") from error
-    if content.get("schema") != SCHEMA:
-        raise BundleError(f"{folder} has schema {content.get('schema')!r}, this version reads {SCHEMA}")
-    for name, (shape, dtype) in content["tensors"].items():
+        raw = (folder / TENSORS).read_bytes()
+        tensors = parse(raw)
+        if content["schema"] != SCHEMA:
+            raise BundleError(f"{folder} has schema {content['schema']!r}, this version reads {SCHEMA}")
+        _check_tensors(folder, content["tensors"], tensors)
+        if digest(raw) != content["digest"]:
+            raise BundleError(f"{folder / TENSORS} is not what was saved (its digest does not fit); run fuse again")
+        return _unpack(content["estimator"], tensors)
+    except BundleError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise BundleError(f"{folder} holds no readable model ({error!r}); run fuse again to make one") from error
+
+
+def _check_tensors(folder: Path, expected: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
+    for name, (shape, dtype) in expected.items():
         found = tensors.get(name)
         if found is None or list(found.shape) != shape or found.dtype.name != dtype:
             raise BundleError(
                 f"{folder}: tensor {name} was saved as {dtype} {shape}, found "
                 + ("none" if found is None else f"{found.dtype.name} {list(found.shape)}")
             )
-    return _unpack(content["estimator"], tensors)
 
 
 def _pack(value: Any, path: str, tensors: dict[str, np.ndarray]) -> Any:
@@ -83,7 +93,7 @@ def _pack(value: Any, path: str, tensors: dict[str, np.ndarray]) -> Any:
     if isinstance(value, np.ndarray):
         return {"strings": [str(part) for part in value.tolist()]}
     if isinstance(value, slice):
-        return {"slice": [value.start, value.stop]}
+        return {"slice": [None if bound is None else int(bound) for bound in (value.start, value.stop)]}
     if isinstance(value, Mapping):
         # Pairs, for JSON objects are written with their keys sorted, and the order of blocks counts.
         return {"mapping": [list(pair) for pair in _pack_each(value, path, tensors).items()]}

@@ -43,6 +43,8 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):
         inputs, y = read_inputs(self, X, y, blocks=self.blocks, reset=True)
         check_classification_targets(y)
         weight = _check_sample_weight(sample_weight, np.empty((len(inputs), 1)), dtype=np.float64)
+        if (weight < 0).any():
+            raise UsageError("negative sample weights mean nothing to a head; give 0 to leave a row out")
         kept = weight > 0
         if not kept.all():  # a weight of zero removes the row, here as in every sklearn estimator
             inputs, y, weight = inputs.keep(kept), y[kept], weight[kept]
@@ -80,14 +82,15 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):
         """Probabilities of shape `(n, K)`."""
 
 
-def require_positive(estimator: BaseEstimator, *names: str, zero: bool = False) -> None:
-    """Raises a UsageError unless each of the named parameters is a positive number."""
+def require_positive(estimator: BaseEstimator, *names: str, zero: bool = False, integer: bool = False) -> None:
+    """Raises a UsageError unless each of the named parameters is a positive number (or 0, if allowed)."""
+    kinds = (int, np.integer) if integer else (int, float, np.number)
     for name in names:
         value = getattr(estimator, name)
-        number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+        number = isinstance(value, kinds) and not isinstance(value, bool)
         if not number or not np.isfinite(value) or value < 0 or (value == 0 and not zero):
-            bound = "at least 0" if zero else "above 0"
-            raise UsageError(f"{type(estimator).__name__}: {name} must be a number {bound}, got {value!r}")
+            wanted = f"{'an integer' if integer else 'a number'} {'of 0 or more' if zero else 'above 0'}"
+            raise UsageError(f"{type(estimator).__name__}: {name} must be {wanted}, got {value!r}")
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:

@@ -66,6 +66,8 @@ def read_inputs(
     """
     masks: Mapping[str, np.ndarray] | None = None
     if isinstance(X, FeatureTable):
+        if not reset:
+            _check_widths(X.blocks, blocks or {})
         blocks, masks, X = X.blocks, X.masks, X.to_numpy()
     options: dict[str, Any] = {"dtype": [np.float64, np.float32], "reset": reset}
     if y is None:
@@ -82,11 +84,21 @@ def read_inputs(
     return Inputs(values, masks), y
 
 
+def _check_widths(found: Mapping[str, slice], fitted: Mapping[str, slice]) -> None:
+    """A table whose modalities have other widths may still have as many columns in all."""
+    for name, part in found.items():
+        expected = fitted[name].stop - (fitted[name].start or 0)
+        if part.stop - part.start != expected:
+            raise UsageError(f"block {name!r} has {part.stop - part.start} columns, the head was fitted on {expected}")
+
+
 def _check_blocks(blocks: Mapping[str, slice], columns: int) -> None:
+    if not blocks:
+        raise UsageError("blocks is empty; give each modality its columns, or None for one block of all")
     used = np.zeros(columns, dtype=int)
     for name, part in blocks.items():
-        start, stop, step = part.start or 0, part.stop, part.step
-        if stop is None or not 0 <= start < stop <= columns or step not in (None, 1):
+        fits = isinstance(part, slice) and isinstance(part.stop, int | np.integer) and part.step in (None, 1)
+        if not fits or not 0 <= (part.start or 0) < part.stop <= columns:
             raise UsageError(f"block {name!r} is {part}; expected slice(a, b) with 0 <= a < b <= {columns} columns")
         used[part] += 1
     if (used > 1).any():
@@ -111,7 +123,7 @@ class BlockScaler(BaseEstimator):
             mean = np.average(rows, axis=0, weights=w) if len(rows) else np.zeros(values.shape[1])
             deviation = np.sqrt(np.average((rows - mean) ** 2, axis=0, weights=w)) if len(rows) else np.ones_like(mean)
             # A constant column has a deviation of rounding noise; it carries nothing, leave it near 0.
-            deviation[deviation <= 1e-7 * np.maximum(1.0, np.abs(mean))] = 1.0
+            deviation[deviation <= 1e-7 * np.abs(mean)] = 1.0
             means.append(mean)
             scales.append(deviation * np.sqrt(values.shape[1]))
         self.mean_ = np.concatenate(means)
@@ -134,4 +146,4 @@ def require_modalities(inputs: Inputs, wanted: Sequence[str]) -> None:
     """Raises a UsageError when a modality is not there."""
     lost = [name for name in wanted if name not in inputs.values]
     if lost:
-        raise UsageError(f"needs the modality {listing(lost)}; the features hold {listing(inputs.modalities)}")
+        raise UsageError(f"the head needs the modality {listing(lost)}; the features hold {listing(inputs.modalities)}")

@@ -165,6 +165,10 @@ def load_run(folder: str | Path) -> Run:
         ) from error
     except (OSError, ValueError) as error:
         raise UsageError(f"{folder / RUN_FILE} cannot be read: {error}") from error
-    if content.get("schema") != SCHEMA:
-        raise PipelineError(f"{folder} has schema {content.get('schema')!r}, this version reads {SCHEMA}")
+    if not isinstance(content, dict) or "schema" not in content:
+        raise UsageError(f"{folder / RUN_FILE} is damaged; run fuse again")
+    if content["schema"] != SCHEMA:
+        raise PipelineError(f"{folder} has schema {content['schema']!r}, this version reads {SCHEMA}")
+    if not {"encoders", "settings"} <= set(content):
+        raise UsageError(f"{folder / RUN_FILE} is damaged; run fuse again")
     return Run(folder, load_bundle(folder / "model"), content["encoders"], content["settings"])

@@ -77,9 +77,10 @@ def weights_of(module: nn.Module) -> dict[str, np.ndarray]:
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in module.state_dict().items()}
 
 
-def scores(module: nn.Module, weights: Mapping[str, np.ndarray], X: np.ndarray) -> np.ndarray:
+def scores(build: Callable[[], nn.Module], weights: Mapping[str, np.ndarray], X: np.ndarray) -> np.ndarray:
     """Outputs of the module with these weights for `(n, D)` inputs: `(n, K)`, computed in float64."""
-    module = module.double().eval()
+    with torch.random.fork_rng(devices=[]):  # building draws initial weights
+        module = build().double().eval()
     module.load_state_dict({name: torch.as_tensor(value, dtype=torch.float64) for name, value in weights.items()})
     with torch.inference_mode():
         parts = [

@@ -177,8 +177,8 @@ def test_user_errors_are_one_message_without_a_traceback(run: Run, extracted: Pa
         (["extract", "nowhere"], 1, "there is no data at nowhere"),
         (["extract", "posts", "--text-model", "no-such-model"], 1, "no-such-model"),
         (["extract", "posts", "--modalities", "smell"], 1, "smell"),
-        (["extract", "posts", "--image-model", "resnet5"], 1, "resnet5"),
-        (["extract", "posts", "--image-weights", "gone.pth"], 1, "gone.pth"),
+        (["extract", "posts", "--modalities", "image", "--image-model", "resnet5"], 1, "resnet5"),
+        (["extract", "posts", "--modalities", "image", "--image-weights", "gone.pth"], 1, "gone.pth"),
         (["fuse", "--head", "mpl"], 1, "did you mean 'mlp'"),
         (["fuse", "--head", "mlp", "--store", "elsewhere"], 1, "run extract first"),
         (["fuse", "--head", "mlp", "--name", "other"], 1, "posts"),
@@ -194,6 +194,13 @@ def test_user_errors_are_one_message_without_a_traceback(run: Run, extracted: Pa
         done = run(*args)
         assert (done.code, "Traceback" in done.err) == (code, False), (args, done.err)
         assert text in done.err, (args, done.err)
+
+
+def test_a_wrong_image_model_is_found_before_any_text_is_encoded(run: Run, posts: Path, bert: Path) -> None:
+    done = run("extract", posts, "--text-model", bert, "--image-model", "resnet5")
+    assert done.code == 1
+    assert "resnet5" in done.err
+    assert not list((posts.parent / "features").glob("*/*.h5"))
 
 
 def test_a_run_is_never_overwritten(run: Run, extracted: Path) -> None:

@@ -34,7 +34,7 @@ def _lists(path: Path) -> tuple[list[Path], Path] | None:
     if path.is_file():
         folder = path.parent / "data"
         return ([path], folder) if path.suffix == ".txt" and folder.is_dir() else None
-    root = path if (path / LISTS[0]).is_file() else path.parent
+    root = path if (path / LISTS[0]).is_file() else path.resolve().parent
     folder = root / "data"
     if not (root / LISTS[0]).is_file() or not folder.is_dir():
         return None
@@ -70,12 +70,19 @@ def read(path: Path, columns: Mapping[str, str]) -> Manifest:
             except DecodeError as error:
                 problems.append(f"{where}: {name}.txt: {error}")
                 continue
-            samples.append(Sample(name, inputs, label="" if tag.lower() in NO_LABEL else tag, line=line))
+            except OSError as error:
+                problems.append(f"{where}: the files of {name[:40]!r} cannot be read: {error.strerror}")
+                continue
+            label = "" if tag.lower() in NO_LABEL else tag
+            samples.append(Sample(name, inputs, label, line=line, file=listed.name))
     return checked_manifest(path, "mvsa", samples, problems, {"lists": [listed.name for listed in lists]})
 
 
 def _rows(listed: Path, problems: list[str]) -> Iterator[tuple[int, str, str]]:
-    lines = decode_text(listed.read_bytes()).splitlines()
+    try:
+        lines = decode_text(listed.read_bytes()).splitlines()
+    except (OSError, DecodeError) as error:
+        raise DataError(f"{listed} cannot be read: {error}") from error
     for number, row in enumerate(csv.reader(lines), 1):
         cells = [cell.strip() for cell in row]
         if not any(cells) or (number == 1 and cells[0].lower() in ("guid", "id")):

@@ -14,7 +14,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ def read(path: Path, columns: Mapping[str, str]) -> Manifest:
             if isinstance(sample, str):
                 problems.append(f"line {line}: {sample}")
             else:
-                samples.append(sample)
+                samples.append(replace(sample, file=table.name) if len(tables) > 1 else sample)
         problems[before:] = [prefix + problem for problem in problems[before:]]
     return checked_manifest(path, "table", samples, problems, {"columns": used, "tables": [t.name for t in tables]})
 

@@ -35,8 +35,14 @@ class EncoderSpec:
     max_length: int | None = None
 
     def __post_init__(self) -> None:
-        """Makes local paths absolute, so that a run can be used from another working folder."""
-        if Path(self.model).is_dir():
+        """Makes local paths absolute, so that a run can be used from another working folder.
+
+        Raises UsageError for weights that would not be used.
+        """
+        if self.weights is not None and (self.modality != "image" or self.random_init is not None):
+            reason = "random weights were asked for too" if self.modality == "image" else "a text model brings its own"
+            raise UsageError(f"the weights {self.weights} cannot be used for {self.modality}: {reason}")
+        if self.modality == "text" and Path(self.model).is_dir():
             object.__setattr__(self, "model", str(Path(self.model).absolute()))
         if self.weights is not None:
             object.__setattr__(self, "weights", str(Path(self.weights).absolute()))

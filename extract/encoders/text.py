@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cache import SCHEMA, EncoderKey, ModelError, UsageError, canonical_json, digest
+from cache import SCHEMA, EncoderKey, ModelError, UsageError, canonical_json, digest, listing
 from extract.encoders.spec import EncoderSpec
 from extract.encoders.weights import to_device, weights_digest
 from extract.runtime import Runtime
@@ -31,6 +31,10 @@ NOT_THE_FUNCTION = (
 """Fields of a model's config that cannot change a hidden state at inference."""
 
 TOKENIZE_AT_ONCE = 4096
+_REMEDY = (
+    "Give a folder with config.json, tokenizer and weights by --text-model FOLDER, or --random-init SEED where only "
+    "weights are lacking"
+)
 
 
 class TextEncoder:
@@ -111,11 +115,18 @@ def _load(spec: EncoderSpec) -> tuple[Any, Any, dict[str, Any], torch.nn.Module]
     What the local hub cache holds is taken without asking the hub: a model does not change
     between two runs, and a machine without a network does not wait for one.
     """
+    if Path(spec.model).is_dir():
+        return _load_from(spec, local_files_only=True)
+    if spec.model.startswith((".", "/", "~")) or spec.model.count("/") > 1:
+        raise ModelError(f"cannot load the text model {spec.model!r}: there is no such folder. {_REMEDY}")
     try:
         return _load_from(spec, local_files_only=True)
+    except ModelError as incomplete:
+        try:
+            return _load_from(spec, local_files_only=False)
+        except OSError:
+            raise incomplete from None  # the hub is out of reach; what is here says more
     except OSError:
-        if Path(spec.model).is_dir():
-            raise
         return _load_from(spec, local_files_only=False)
 
 
@@ -128,15 +139,19 @@ def _load_from(spec: EncoderSpec, local_files_only: bool) -> tuple[Any, Any, dic
     raw, _ = PretrainedConfig.get_config_dict(spec.model, **source)
     config = AutoConfig.from_pretrained(spec.model, **source)
     tokenizer = AutoTokenizer.from_pretrained(spec.model, **source)
-    if not tokenizer.is_fast:
-        raise ModelError(f"the tokenizer of {spec.model} is not a fast one; save it with tokenizer.json")
+    _refuse_tokenizer(spec.model, tokenizer, config)
     if spec.random_init is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(spec.random_init)
             model = AutoModel.from_config(config)
     else:
         model, report = AutoModel.from_pretrained(
-            spec.model, config=config, dtype=torch.float32, output_loading_info=True, **source
+            spec.model,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **source,
         )
         _refuse_partial(spec.model, report)
     if hasattr(model, "pooler"):
@@ -144,14 +159,33 @@ def _load_from(spec: EncoderSpec, local_files_only: bool) -> tuple[Any, Any, dic
     return tokenizer, config, raw, model
 
 
+def _refuse_tokenizer(model: str, tokenizer: Any, config: Any) -> None:
+    """Transformers makes an empty vocabulary where it finds none: every word would be unknown."""
+    if not tokenizer.is_fast:
+        raise ModelError(f"the tokenizer of {model} is not a fast one; save it with tokenizer.json")
+    words = tokenizer.get_vocab()
+    if len(words) <= len(tokenizer.all_special_tokens):
+        lost = "its vocabulary (tokenizer.json or vocab.txt) is missing"
+        raise ModelError(f"cannot load the text model {model!r}: {lost}. {_REMEDY}")
+    if max(words.values()) >= config.vocab_size:
+        raise ModelError(
+            f"the tokenizer of {model} has token ids up to {max(words.values())}, its config.json a vocab_size of "
+            f"{config.vocab_size}; they are of different models"
+        )
+
+
 def _refuse_partial(model: str, report: dict[str, Any]) -> None:
     """A missing weight would be filled at random: the vectors would mean nothing."""
     lost = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
-    wrong = sorted(str(name) for name in report.get("mismatched_keys", ()))
+    wrong = sorted(
+        f"{name} {tuple(found)} for {tuple(expected)}"
+        for name, found, expected in report.get("mismatched_keys", ())
+        if not name.startswith("pooler.")
+    )
     if lost or wrong:
         raise ModelError(
-            f"the weights of {model} do not fit its config.json: {len(lost)} missing ({', '.join(lost[:3])}), "
-            f"{len(wrong)} of another shape ({', '.join(wrong[:3])}); download it again or give another folder"
+            f"the weights of {model} do not fit its config.json: {len(lost)} missing ({listing(lost, 3)}), "
+            f"{len(wrong)} of another shape ({listing(wrong, 3)}); download it again or give another folder"
         )
 
 
@@ -162,18 +196,15 @@ def _explained(model: str) -> Iterator[None]:
         yield
     except ModelError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except Exception as error:  # transformers and what it stands on raise dozens of types for bad files
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         folder = Path(model)
         where = f"the folder {folder}" if folder.is_dir() else "the local hub cache and the hub"
-        raise ModelError(
-            f"cannot load the text model {model!r}, looked for in {where}: {reason}. Give a folder with config.json, "
-            "tokenizer and weights by --text-model FOLDER, or --random-init SEED where only weights are lacking"
-        ) from error
+        raise ModelError(f"cannot load the text model {model!r}, looked for in {where}: {reason}. {_REMEDY}") from error
 
 
 def _files(model: str) -> tuple[Path, ...]:
-    """The files of a local folder, or those of a hub model in the local hub cache."""
+    """The files of a local folder, or those of a hub model in the local hub cache, and the folder itself."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -185,7 +216,8 @@ def _files(model: str) -> tuple[Path, ...]:
             return ()
         folder = Path(cached).parent
         extra = [Path(HF_HUB_CACHE) / f"models--{model.replace('/', '--')}" / "refs" / "main"]
-    return tuple(sorted(path.absolute() for path in folder.iterdir() if path.is_file()) + extra)
+    # The folder's own time tells of files that are added: a tokenizer.json goes before a vocab.txt.
+    return (folder.absolute(), *sorted(path.absolute() for path in folder.iterdir() if path.is_file()), *extra)
 
 
 def _max_length(spec: EncoderSpec, tokenizer: Any, config: Any) -> int:

@@ -43,9 +43,10 @@ class ConcatLogisticClassifier(FusionClassifier):
         self.blocks = blocks
 
     def _fit_head(self, inputs: Inputs, target: np.ndarray, weight: np.ndarray) -> None:
-        require_positive(self, "C", "max_iter", "tol")
+        require_positive(self, "C", "tol")
+        require_positive(self, "max_iter", integer=True)
         self.scaler_ = BlockScaler().fit(inputs, weight)
-        model = LogisticRegression(C=self.C, max_iter=int(self.max_iter), tol=self.tol)
+        model = LogisticRegression(C=self.C, max_iter=self.max_iter, tol=self.tol)
         scaled = self.scaler_.transform(inputs)
         self.coef_, self.intercept_ = _fit_softmax(model, scaled, target, weight, len(self.classes_))
         self.n_iter_ = int(np.max(getattr(model, "n_iter_", 1)))

@@ -65,8 +65,8 @@ class ConcatMLPClassifier(FusionClassifier):
         scaled = self.scaler_.transform(inputs)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         schedule = Schedule(
-            epochs=int(self.epochs),
-            batch_size=int(self.batch_size),
+            epochs=self.epochs,
+            batch_size=self.batch_size,
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
             seed=seed,
@@ -78,7 +78,7 @@ class ConcatMLPClassifier(FusionClassifier):
         from fuse.training import scores
 
         scaled = self.scaler_.transform(inputs)
-        return softmax(scores(self._module(scaled.shape[1]), self.weights_, scaled))
+        return softmax(scores(lambda: self._module(scaled.shape[1]), self.weights_, scaled))
 
     def _module(self, columns: int) -> nn.Sequential:
         from torch import nn
@@ -90,12 +90,12 @@ class ConcatMLPClassifier(FusionClassifier):
         return nn.Sequential(*layers, nn.Linear(columns, len(self.classes_)))
 
     def _check_parameters(self) -> None:
-        require_positive(self, "learning_rate", "epochs", "batch_size")
+        require_positive(self, "learning_rate")
+        require_positive(self, "epochs", "batch_size", integer=True)
         require_positive(self, "weight_decay", "dropout", zero=True)
         if self.dropout >= 1:
             raise UsageError(f"ConcatMLPClassifier: dropout must be below 1, got {self.dropout!r}")
         sizes = self.hidden_sizes
-        if not isinstance(sizes, Sequence | np.ndarray) or not all(
-            isinstance(size, int) and size > 0 for size in sizes
-        ):
+        whole = isinstance(sizes, Sequence | np.ndarray) and all(isinstance(size, int | np.integer) for size in sizes)
+        if not whole or min(sizes, default=1) <= 0:
             raise UsageError(f"ConcatMLPClassifier: hidden_sizes must be a list of positive integers, got {sizes!r}")

@@ -10,7 +10,7 @@ import numpy as np
 from cache import UsageError
 from fuse.estimators import FusionClassifier
 from fuse.heads.linear import UnimodalClassifier
-from fuse.inputs import Inputs, require_modalities
+from fuse.inputs import Inputs
 
 TIE_BREAK = 1e-6
 """Share of the soft vote in a hard one: too little to overrule a vote, enough to break a tie."""
@@ -65,10 +65,14 @@ class LateVotingClassifier(FusionClassifier):
     def _checked_weights(self, inputs: Inputs) -> np.ndarray:
         if self.weights is None:
             return np.ones(len(inputs.modalities))
-        require_modalities(inputs, list(self.weights))
-        weights = np.array([self.weights.get(name, 0.0) for name in inputs.modalities], dtype=np.float64)
-        if not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
-            raise UsageError(f"LateVotingClassifier: weights must be 0 or more and not all 0, got {dict(self.weights)}")
+        expected = f"weights must map each of {', '.join(inputs.modalities)} to a number of 0 or more, not all 0"
+        try:
+            weights = np.array([self.weights.get(name, 0.0) for name in inputs.modalities], dtype=np.float64)
+            known = set(self.weights) <= set(inputs.modalities)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise UsageError(f"LateVotingClassifier: {expected}; got {self.weights!r}") from error
+        if not known or not np.isfinite(weights).all() or weights.min() < 0 or weights.max() == 0:
+            raise UsageError(f"LateVotingClassifier: {expected}; got {self.weights!r}")
         return weights
 
     def _head_proba(self, inputs: Inputs) -> np.ndarray:

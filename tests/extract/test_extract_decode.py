@@ -1,0 +1,192 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, features
+
+from extract.decode import DecodeError, decode_image, decode_text
+
+GERMAN = "Das Wetter in München ist schön, die Straßen sind naß und wir trinken süßen Käse-Kaffee über dem Fluß."
+
+
+def saved(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def pixels(raw: bytes) -> np.ndarray:
+    image = decode_image(raw)
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_text_with_or_without_byte_order_mark(encoding: str):
+    assert decode_text("hällo 今天 🙂".encode(encoding)) == "hällo 今天 🙂"
+
+
+def test_text_of_both_byte_orders():
+    assert decode_text(b"\xfe\xff" + "今天".encode("utf-16-be")) == "今天"
+    assert decode_text(b"\xff\xfe" + "今天".encode("utf-16-le")) == "今天"
+
+
+def test_legacy_encoding_comes_after_utf8_and_before_detection():
+    assert decode_text("今天天气很好".encode("gb18030"), legacy="gb18030") == "今天天气很好"
+    assert decode_text("今天天气很好".encode(), legacy="gb18030") == "今天天气很好"
+
+
+def test_latin_1_is_detected():
+    assert decode_text(GERMAN.encode("latin-1")) == GERMAN
+
+
+def test_text_with_nul_and_empty_text():
+    assert decode_text(b"a\0b") == "a\0b"
+    assert decode_text(b"") == ""
+
+
+def test_text_that_cannot_be_decoded_is_refused():
+    with pytest.raises(DecodeError, match="starts as utf-16 but is not: truncated data at byte 2"):
+        decode_text(b"\xff\xfea")
+    with pytest.raises(DecodeError, match="256 bytes in no encoding that is known; save the file as UTF-8"):
+        decode_text(bytes(range(256)))
+
+
+def test_grayscale_and_one_bit():
+    grey = noise(7, 9)
+    assert np.array_equal(pixels(saved(Image.fromarray(grey))), np.stack([grey] * 3, axis=-1))
+    assert pixels(saved(Image.fromarray(grey).convert("1"))).max() == 255
+
+
+def test_cmyk():
+    ink = Image.new("CMYK", (8, 8), (0, 255, 255, 0))  # magenta and yellow make red
+    assert np.abs(pixels(saved(ink, "JPEG", quality=100)).astype(int) - (255, 0, 0)).max() <= 4
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "RGB", "GIF"])
+def test_transparency_lies_over_white(mode: str):
+    """The left half is black and transparent, the right half is black and opaque."""
+    alpha = np.zeros((4, 4), dtype=np.uint8)
+    alpha[:, 2:] = 255
+    black = np.zeros((4, 4), dtype=np.uint8)
+    if mode == "RGBA":
+        raw = saved(Image.fromarray(np.stack([black, black, black, alpha], axis=-1)))
+    elif mode == "LA":
+        raw = saved(Image.fromarray(np.stack([black, alpha], axis=-1)))
+    else:  # one colour, nearly black, is declared transparent
+        keyed = Image.fromarray(1 - alpha // 255)
+        if mode in ("P", "GIF"):
+            keyed = keyed.convert("P")
+            keyed.putpalette([0, 0, 0, 1, 1, 1])
+        keyed = keyed.convert("RGB") if mode == "RGB" else keyed
+        raw = saved(keyed, "GIF" if mode == "GIF" else "PNG", transparency=(1, 1, 1) if mode == "RGB" else 1)
+    found = pixels(raw)
+    assert (found[:, :2] == 255).all()
+    assert (found[:, 2:] == 0).all()
+
+
+def test_half_transparent_pixels_are_blended():
+    raw = saved(Image.new("RGBA", (2, 2), (255, 0, 0, 128)))
+    assert np.abs(pixels(raw)[0, 0].astype(int) - (255, 127, 127)).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_grey_is_scaled_and_not_clipped(kind: str):
+    eight = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    found = pixels(saved(Image.fromarray(eight * 257), kind))
+    assert np.array_equal(found, np.stack([eight] * 3, axis=-1))
+
+
+def test_of_an_animation_the_first_frame_is_taken():
+    frames = [Image.new("RGB", (6, 6), colour) for colour in ("red", "lime", "blue")]
+    for kind, options in (("GIF", {}), ("PNG", {}), ("WEBP", {"lossless": True})):
+        raw = saved(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+        assert Image.open(io.BytesIO(raw)).n_frames == 3
+        assert (pixels(raw) == (255, 0, 0)).all(), kind
+
+
+# What a camera stores of an upright picture, by the EXIF standard's "0th row, 0th column".
+STORED = {
+    1: lambda up: up,
+    2: lambda up: up[:, ::-1],
+    3: lambda up: up[::-1, ::-1],
+    4: lambda up: up[::-1],
+    5: lambda up: up.transpose(1, 0, 2),
+    6: lambda up: np.rot90(up),
+    7: lambda up: up[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda up: np.rot90(up, -1),
+}
+
+
+@pytest.mark.parametrize("orientation", STORED)
+def test_exif_orientations_are_turned_upright(orientation: int):
+    upright = np.zeros((32, 48, 3), dtype=np.uint8)
+    upright[:16, :24], upright[:16, 24:] = (250, 10, 10), (10, 250, 10)
+    upright[16:, :24], upright[16:, 24:] = (10, 10, 250), (240, 240, 240)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](upright)))
+    found = pixels(saved(stored, "JPEG", quality=95, subsampling=0, exif=exif))
+    assert found.shape == (32, 48, 3)
+    for y, x in ((0, 0), (0, 47), (31, 0), (31, 47)):
+        assert np.abs(found[y, x].astype(int) - upright[y, x]).max() < 30
+
+
+KINDS = ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", *(["AVIF"] if features.check("avif") else [])]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_truncated_pictures_are_refused(kind: str):
+    raw = saved(Image.fromarray(noise(40, 50, 3)), kind)
+    assert pixels(raw).shape == (40, 50, 3)
+    for length in (len(raw) // 10, len(raw) // 2, len(raw) * 9 // 10):
+        with pytest.raises(DecodeError):
+            decode_image(raw[:length])
+
+
+def test_truncation_and_foreign_files_are_told_apart():
+    raw = saved(Image.fromarray(noise(40, 50, 3)), "JPEG")
+    with pytest.raises(DecodeError, match=r"broken picture: .*truncated"):
+        decode_image(raw[: len(raw) // 2])
+    with pytest.raises(DecodeError, match="the file is empty"):
+        decode_image(b"")
+    with pytest.raises(DecodeError, match="no picture that Pillow knows"):
+        decode_image(b"<!DOCTYPE html><html><body>404 Not Found</body></html>")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_damaged_pictures_are_decoded_or_refused_but_never_crash(kind: str):
+    raw = saved(Image.fromarray(noise(40, 50, 3)), kind)
+    refused = 0
+    for start in range(0, min(400, len(raw)), 7):
+        damaged = bytearray(raw)
+        damaged[start : start + 6] = b"\xff" * 6
+        try:
+            assert decode_image(bytes(damaged)).mode == "RGB"
+        except DecodeError:
+            refused += 1
+    assert refused
+
+
+def test_an_unsupported_variant_is_refused():
+    raw = bytearray(saved(Image.fromarray(noise(8, 8, 3)), "DDS"))
+    raw[80:84] = struct.pack("<I", 0x80000000)  # the pixel format's flags
+    with pytest.raises(DecodeError):
+        decode_image(bytes(raw))
+
+
+@pytest.mark.parametrize("side", [13_400, 60_000])
+def test_bombs_are_refused_before_they_are_unpacked(side: int):
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    raw = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    with pytest.raises(DecodeError, match="178956970"):
+        decode_image(raw)

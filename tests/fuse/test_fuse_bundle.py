@@ -1,0 +1,103 @@
+import json
+import pickle
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from cache import PipelineError, UsageError
+from fuse import HEADS, ConcatMLPClassifier, load, make_classifier, save
+
+TENSORS, STATE = "model.safetensors", "model.json"
+
+
+@pytest.fixture
+def saved(posts, tmp_path):
+    """The folder of a saved logistic head."""
+    save(make_classifier("logreg").fit(posts, posts.y), tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_saved_head_predicts_bit_for_bit(name, signal, make_table, tmp_path):
+    vectors, y = signal()
+    table = make_table(vectors, y, present={"image": y != "berry"})
+    head = make_classifier(name, class_weight="balanced").fit(table, y)
+    save(head, tmp_path)
+    loaded = load(tmp_path)
+    assert type(loaded) is type(head)
+    np.testing.assert_array_equal(loaded.predict_proba(table), head.predict_proba(table))
+    np.testing.assert_array_equal(loaded.predict(table), head.predict(table))
+
+
+@pytest.mark.parametrize("integer", [int, np.int64])
+def test_parameters_come_back(posts, tmp_path, integer):
+    blocks = {"text": slice(integer(0), integer(4)), "image": slice(integer(4), integer(10))}
+    head = make_classifier("vote", voting="hard", weights={"text": 2.0}, C=3, blocks=blocks)
+    save(head.fit(posts.to_numpy(), posts.y), tmp_path)
+    assert load(tmp_path).get_params() == head.get_params()
+
+
+def test_no_pickle_is_written_or_read(saved, posts, monkeypatch):
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, name, None)
+    assert load(saved).predict_proba(posts).shape == (60, 3)
+    assert {path.name for path in saved.iterdir()} == {TENSORS, STATE}
+    assert all(b"sklearn" not in path.read_bytes() for path in saved.iterdir())  # pickles name what they import
+
+
+def _flipped(raw):
+    return raw[:-3] + bytes([raw[-3] ^ 0x40]) + raw[-2:]
+
+
+@pytest.mark.parametrize("name", [TENSORS, STATE])
+@pytest.mark.parametrize("damage", [None, lambda raw: b"", lambda raw: raw[: len(raw) // 2], _flipped])
+def test_missing_or_damaged_file_is_refused_by_path(saved, name, damage):
+    raw = (saved / name).read_bytes()
+    (saved / name).unlink()
+    if damage:
+        (saved / name).write_bytes(damage(raw))
+    with pytest.raises(PipelineError, match=str(saved)):
+        load(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda tensors: tensors.pop("coef_"), "none"),
+        (lambda tensors: tensors.update(coef_=np.zeros((10, 3))), r"float64 \[10, 3\]"),
+        (lambda tensors: tensors.update(coef_=np.zeros((3, 10), np.float32)), r"float32 \[3, 10\]"),
+    ],
+    ids=["gone", "shape", "dtype"],
+)
+def test_tensor_other_than_saved_is_refused_by_name(saved, change, found):
+    tensors = load_file(saved / TENSORS)
+    change(tensors)
+    save_file(tensors, saved / TENSORS)
+    with pytest.raises(PipelineError, match=rf"tensor coef_ was saved as float64 \[3, 10\], found {found}"):
+        load(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state["estimator"].update({"class": "Popen"}), "'Popen'"),
+        (lambda state: state.update(schema=99), "schema 99"),
+        (lambda state: state.pop("tensors"), "model"),
+        (lambda state: state["estimator"].pop("state"), "model"),
+        (lambda state: state["estimator"]["state"]["coef_"].update(tensor="other"), "model"),
+    ],
+    ids=["class", "schema", "no tensors", "no state", "unknown tensor"],
+)
+def test_state_other_than_saved_is_refused(saved, change, message):
+    state = json.loads((saved / STATE).read_text())
+    change(state)
+    (saved / STATE).write_text(json.dumps(state))
+    with pytest.raises(PipelineError, match=message):
+        load(saved)
+
+
+def test_what_cannot_be_saved_is_named(posts, tmp_path):
+    seeded = ConcatMLPClassifier((4,), random_state=np.random.RandomState(0)).fit(posts, posts.y)
+    with pytest.raises(UsageError, match=r"random_state.*RandomState"):
+        save(seeded, tmp_path)

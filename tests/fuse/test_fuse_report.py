@@ -1,0 +1,31 @@
+import re
+
+import numpy as np
+
+from fuse import comparison_table, evaluate, make_classifier, protocol_for
+
+
+def _cells(line):
+    return re.split(r"\s{2,}", line)
+
+
+def test_folds_are_shown_as_mean_and_spread(posts):
+    protocol = protocol_for(posts, folds=3)
+    evaluations = {name: evaluate(make_classifier(name), posts, protocol) for name in ("logreg", "text")}
+    lines = comparison_table(evaluations).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    for line, (name, evaluation) in zip(lines[3:], evaluations.items(), strict=True):
+        predictions = evaluation.predictions
+        right = predictions.true == predictions.label
+        spread = np.std([right[predictions.fold == fold].mean() for fold in "012"])
+        assert _cells(line)[:2] == [name, f"{100 * right.mean():.1f} +- {100 * spread:.1f}"]
+
+
+def test_table_starts_with_the_majority_and_holds_every_measure(split_posts):
+    evaluation = evaluate(make_classifier("logreg"), split_posts, protocol_for(split_posts))
+    head, rule, majority, logreg = comparison_table({"logreg": evaluation}).splitlines()
+    assert _cells(head) == ["head", "accuracy", "macro-F1", "weighted F1", "balanced acc."]
+    assert set(rule) == {"-"}
+    assert _cells(majority) == ["majority", "33.3", "16.7", "16.7", "33.3"]  # always apple: F1 of 0.5, 0 and 0
+    keys = ("accuracy", "macro_f1", "weighted_f1", "balanced_accuracy")
+    assert _cells(logreg) == ["logreg", *(f"{100 * evaluation.metrics[key]:.1f}" for key in keys)]
