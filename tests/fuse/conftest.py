@@ -87,9 +87,9 @@ def gappy(make_table, signal):
 
 @pytest.fixture
 def split_posts(make_table, signal):
-    """Train 30 rows, apple the most frequent class; validation 12; test 18, of each class 6."""
+    """Train 30 rows, apple the most frequent class; validation 12; test 18: 6 apples, 7 berries, 5 cherries."""
     vectors, y = signal()
-    y[1] = "apple"
+    y[1], y[59] = "apple", "berry"
     return make_table(vectors, y, split=np.repeat(["train", "val", "test"], [30, 12, 18]))
 
 

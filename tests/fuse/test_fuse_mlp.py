@@ -59,10 +59,17 @@ def test_seed_decides_whatever_torchs_generator_holds(posts, batch_size):
     assert np.abs(first - other).max() > 1e-3
 
 
+def test_whole_weights_equal_repetition(posts):
+    rows = np.r_[np.arange(60), np.arange(0, 60, 3)]  # every apple twice
+    weighted = ConcatMLPClassifier(random_state=0).fit(posts, posts.y, np.where(posts.y == "apple", 2.0, 1.0))
+    repeated = ConcatMLPClassifier(random_state=0).fit(posts[rows], posts.y[rows])
+    np.testing.assert_allclose(weighted.predict_proba(posts), repeated.predict_proba(posts), atol=1e-6)
+
+
 @pytest.mark.parametrize("method", ["fit", "predict_proba"])
 def test_torchs_global_generator_is_left_as_it_was(posts, method):
     head = ConcatMLPClassifier((4,), batch_size=16, random_state=0).fit(posts, posts.y)
-    before = torch.get_rng_state()
+    before = torch.manual_seed(123).get_state()
     head.fit(posts, posts.y) if method == "fit" else head.predict_proba(posts)
     assert torch.equal(torch.get_rng_state(), before)
 
