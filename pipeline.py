@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from cache import FeatureTable
     from extract import EncoderSpec, Extraction, Manifest
-    from fuse import Evaluation
+    from fuse import Judged
 
 DEMO_HEADS = ("text", "image", "vote", "logreg", "mlp")
 
@@ -71,21 +70,6 @@ class Bars:
         self._what, self._bar = "", None
 
 
-class Columns(click.ParamType):
-    """`text=title,image=img` as a dictionary."""
-
-    name = "role=column,..."
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, str]:
-        """Parses; exit code 2 for what is no list of pairs."""
-        if isinstance(value, dict):
-            return value
-        pairs = [part.partition("=") for part in value.split(",") if part]
-        if not all(sign for _, sign, _ in pairs):
-            self.fail(f"expected role=column,..., got {value!r}", param, ctx)
-        return {role.strip(): column.strip() for role, _, column in pairs}
-
-
 def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def decorate(command: Any) -> Any:
         for option in reversed(options):
@@ -95,12 +79,18 @@ def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return decorate
 
 
-store_option = click.option("--store", default="features", show_default=True, help="Folder of the feature store.")
+store_option = click.option(
+    "--store",
+    default="features",
+    type=click.Path(path_type=Path),
+    show_default=True,
+    help="Folder of the feature store.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line on stdout.")
 modalities_option = click.option("--modalities", help="Such as text,image; all that the data has by default.")
 data_options = _options(
     click.option("--layout", help="How DATA is laid out (mvsa, table); recognised by default."),
-    click.option("--columns", type=Columns(), help="Columns of a table: id, text, image, label, split, group."),
+    click.option("--columns", metavar="ROLE=COLUMN,...", help="Of a table: id, text, image, label, split, group."),
 )
 encoder_options = _options(
     click.option("--text-model", help="BERT-like model by name or folder.  [default: bert-base-uncased]"),
@@ -141,23 +131,24 @@ def main() -> None:
 @click.option("--max-failures", type=int, help="Stop when more samples of a modality than this fail.")
 @click.option("--retry-failed", is_flag=True, help="Try samples again that failed before.")
 @json_option
-def extract(data: str, store: str, name: str | None, as_json: bool, **options: Any) -> None:
+def extract(data: str, store: Path, name: str | None, as_json: bool, **options: Any) -> None:
     """Encode DATA (a folder or table; data/ by default) into the feature store.
 
     Only what is not yet stored is encoded: stop it at any moment and run it again.
     Exit code 3: finished, but some samples failed and are recorded.
     """
-    from extract import Settings
+    from extract import Settings, extraction_lines, extraction_result
     from extract import extract as run
 
     started = time.perf_counter()
     manifest = _manifest(data, options)
     specs = _specs(options, _modalities(options["modalities"]) or manifest.modalities, {})
     read = time.perf_counter() - started
-    settings = Settings(Path(store), name or Path(data).resolve().stem, specs, **_how(options))
+    settings = Settings(store, name or Path(data).resolve().stem, specs, **_how(options))
     done = _with_bars(lambda bars: run(manifest, settings, bars))
-    result = _extract_result(done, store, read, time.perf_counter() - started)
-    _finish(as_json, result, _extract_text(manifest, done, result))
+    seconds = time.perf_counter() - started
+    lines = extraction_lines(manifest, done, store, seconds)
+    _finish(as_json, extraction_result(done, store, read, seconds), lines)
     if done.failed_ids:
         click.get_current_context().exit(3)
 
@@ -172,18 +163,19 @@ def extract(data: str, store: str, name: str | None, as_json: bool, **options: A
 @click.option("--seed", default=0, show_default=True, help="Of the folds and of initial weights.")
 @click.option("--folds", default=5, show_default=True, help="Used where the data gives no splits.")
 @json_option
-def fuse(head: str, store: str, name: str | None, modalities: str | None, as_json: bool, **options: Any) -> None:
+def fuse(head: str, store: Path, name: str | None, modalities: str | None, as_json: bool, **options: Any) -> None:
     """Train one head on cached features, judge it on rows that it did not see, and save it."""
     from cache import load
+    from fuse import judge
 
     if head == "list":
         _list_heads(as_json)
         return
     table = load(store, name, _modalities(modalities))
-    params = _assignments(options["assignments"])
-    metrics, evaluation, folder, protocol = _fuse(table, head, params, store, options)
-    result = {**metrics, "out": str(folder)}
-    _finish(as_json, result, [_fuse_text(head, table, protocol, evaluation), f"run: {folder}"])
+    params = _assignments(options.pop("assignments"))
+    judged = _with_bars(lambda bars: judge(table, head, params, store=store, progress=bars, **options))
+    text = _fuse_text(head, table.name, judged)
+    _finish(as_json, {**judged.metrics, "out": str(judged.folder)}, [text, f"run: {judged.folder}"])
 
 
 @main.command()
@@ -196,22 +188,26 @@ def fuse(head: str, store: str, name: str | None, modalities: str | None, as_jso
 @encoder_options
 @json_option
 def predict(
-    run_folder: str, data: str, output: Path, store: str, all_rows: bool, as_json: bool, **options: Any
+    run_folder: str, data: str, output: Path, store: Path, all_rows: bool, as_json: bool, **options: Any
 ) -> None:
     """Label DATA by a saved run: its unlabelled rows, or all rows where every one has a label.
 
     DATA goes through the encoders of the run; what the store holds already is not encoded again.
     """
+    from extract import extraction_result, failure_lines
     from fuse import load_run
 
+    started = time.perf_counter()
     run, manifest = load_run(run_folder), _manifest(data, options)
     unlabelled = manifest.unlabelled()
     if unlabelled.samples and not all_rows:
         manifest = unlabelled
+    read = time.perf_counter() - started
     done = _encode_for(run.encoders, manifest, store, options)
-    counts = _write_predictions(run.model, done, store, output)
-    result = {**_extract_result(done, store, 0.0, 0.0), "rows": sum(counts.values()), "labels": counts}
-    _finish(as_json, {**result, "out": str(output)}, [*_failure_lines(done, store), _predict_text(counts, output)])
+    counts = _predict(run.model, done, store, output)
+    result = extraction_result(done, store, read, time.perf_counter() - started)
+    result.update(rows=sum(counts.values()), labels=counts, out=str(output))
+    _finish(as_json, result, [*failure_lines(done, store), _predict_text(counts, output)])
     if done.failed_ids:
         click.get_current_context().exit(3)
 
@@ -224,18 +220,12 @@ def cache() -> None:
 @cache.command("list")
 @store_option
 @json_option
-def cache_list(store: str, as_json: bool) -> None:
+def cache_list(store: Path, as_json: bool) -> None:
     """Data sets and encoders of the store, with rows and bytes."""
-    from cache import FeatureStore, describe_store
+    from cache import FeatureStore, describe_store, store_lines
 
     content = describe_store(FeatureStore(store))
-    lines = [f"store {store}: data sets: {len(content['data_sets'])}, encoders: {len(content['encoders'])}"]
-    for one in content["data_sets"]:
-        lines.append(f"  {one['name']}: {one['rows']} rows, {one['labelled']} labelled, {', '.join(one['modalities'])}")
-    for one in content["encoders"]:
-        size = f"{one['rows']} rows, {one['bytes'] / 1e6:.1f} MB, {one['failures']} failures"
-        lines.append(f"  {one['key']}: {one['modality']} {one['name']}, {size}")
-    _finish(as_json, content, lines)
+    _finish(as_json, content, store_lines(content))
 
 
 @main.command()
@@ -246,28 +236,34 @@ def demo(out: Path, seed: int, as_json: bool) -> None:
     """Generate a small data set and run extract, fuse and predict on it, offline."""
     from cache import load
     from extract import write_demo
+    from fuse import comparison_table, judge
 
-    made = write_demo(out / "input", seed)
-    click.echo(
-        f"{made.posts} generated posts in {made.data}; BERT-base and ResNet-50 with random weights (seed {seed}),"
-    )
-    click.echo("so this shows the flow, not the accuracy that trained encoders reach.\n")
-    done = _demo_extract(made.data, made.text_model, out / "features", seed)
-    table = load(out / "features", "posts")
-    results, folders = {}, {}
-    for head in DEMO_HEADS:
-        options = {"out": None, "seed": seed, "folds": 5, "root": out / "runs"}
-        results[head], folders[head] = _fuse(table, head, {}, str(out / "features"), options)[1:3]
-    best = max(results, key=lambda head: results[head].metrics["accuracy"])
-    _demo_report(results, out, made.data, folders[best], done)
-    summary = {head: one.metrics["accuracy"] for head, one in results.items()}
-    _finish(as_json, {"accuracy": summary, "best": best, "out": str(out)}, [])
+    made, store = write_demo(out / "input", seed), out / "features"
+    random = f"BERT-base and ResNet-50 have random weights (seed {seed}): this shows the flow, not their accuracy"
+    click.echo(f"{made.posts} generated posts; {random}\n", err=as_json)
+    click.echo("\n".join(_demo_extract(made.data, made.text_model, store, seed)) + "\n", err=as_json)
+    table = load(store, "posts")
+    runs = {head: judge(table, head, store=store, root=out / "runs", seed=seed) for head in DEMO_HEADS}
+    accuracy = {head: run.metrics["accuracy"] for head, run in runs.items()}
+    best = max(accuracy, key=accuracy.__getitem__)
+    predicted = _demo_predict(runs[best].folder, made.data, store, out / "predictions.csv")
+    lines = [comparison_table({head: run.evaluation for head, run in runs.items()}), f"\n{best}: {predicted}"]
+    lines += [f"Runs are in {out / 'runs'}. Your own: pipeline.py extract FOLDER, then pipeline.py fuse --head mlp"]
+    _finish(as_json, {"accuracy": accuracy, "best": best, "out": str(out)}, lines)
 
 
 def _manifest(data: str, options: Mapping[str, Any]) -> Manifest:
     from extract import read_manifest
 
-    return read_manifest(data, options["layout"], options["columns"])
+    return read_manifest(data, options["layout"], _columns(options["columns"]))
+
+
+def _columns(value: str | None) -> dict[str, str]:
+    """`text=title,image=img` as a dictionary."""
+    pairs = [part.partition("=") for part in (value or "").split(",") if part]
+    if not all(sign for _, sign, _ in pairs):
+        raise click.UsageError(f"--columns takes role=column,..., got {value!r}")
+    return {role.strip(): column.strip() for role, _, column in pairs}
 
 
 def _modalities(value: str | None) -> tuple[str, ...] | None:
@@ -276,9 +272,10 @@ def _modalities(value: str | None) -> tuple[str, ...] | None:
 
 def _how(options: Mapping[str, Any]) -> dict[str, Any]:
     """Device and failure handling, as `extract.Settings` takes them."""
-    if options["gpu"] and options["device"] == "cpu":
+    device = options.get("device", "auto")
+    if options.get("gpu") and device == "cpu":
         raise click.UsageError("--gpu and --device cpu contradict each other")
-    device = "cuda" if options["gpu"] and options["device"] == "auto" else options["device"]
+    device = "cuda" if options.get("gpu") and device == "auto" else device
     return {
         "device": device,
         "fail_fast": options.get("on_error") == "fail",
@@ -290,27 +287,15 @@ def _how(options: Mapping[str, Any]) -> dict[str, Any]:
 def _specs(
     options: Mapping[str, Any], modalities: Iterable[str], base: Mapping[str, Mapping[str, Any]]
 ) -> tuple[EncoderSpec, ...]:
-    """One encoder a modality: what the user says, else what `base` holds, else the default."""
-    from cache import UsageError, listing
-    from extract import DEFAULT_MODELS, EncoderSpec
+    from extract import choose_specs
 
-    seeds = _seeds(options["random_init"])
+    text = {"model": "text_model", "output": "pooling", "max_length": "max_length"}
+    image = {"model": "image_model", "weights": "image_weights"}
     given = {
-        "text": {"model": options["text_model"], "output": options["pooling"], "max_length": options["max_length"]},
-        "image": {"model": options["image_model"], "weights": options["image_weights"]},
+        modality: {key: options[name] for key, name in names.items() if options.get(name) is not None}
+        for modality, names in (("text", text), ("image", image))
     }
-    specs = []
-    for modality in modalities:
-        if modality not in given:
-            raise UsageError(f"there is no encoder for {modality!r}; --modalities takes {listing(list(given))}")
-        chosen = {key: value for key, value in given[modality].items() if value is not None}
-        if "weights" not in chosen and (seed := seeds.get(modality, seeds.get(""))) is not None:
-            chosen["random_init"] = seed
-        start = {"model": DEFAULT_MODELS[modality], **base.get(modality, {})}
-        if "model" in chosen or "weights" in chosen:  # another model does not take the old one's weights
-            start = {**start, "weights": None, "random_init": None}
-        specs.append(EncoderSpec.from_json({**start, **chosen, "modality": modality}))
-    return tuple(specs)
+    return choose_specs(modalities, given, _seeds(options.get("random_init")), base)
 
 
 def _seeds(value: str | None) -> dict[str, int]:
@@ -351,55 +336,6 @@ def _finish(as_json: bool, result: Mapping[str, Any], lines: Iterable[str]) -> N
         click.echo(json.dumps(result, ensure_ascii=False))
 
 
-def _extract_result(done: Extraction, store: str, read: float, seconds: float) -> dict[str, Any]:
-    return {
-        "name": done.view.name,
-        "store": store,
-        "samples": done.samples,
-        "encoded": done.encoded,
-        "reused": done.reused,
-        "failed": len(done.failed_ids),
-        "missing": done.missing,
-        "truncated": done.truncated,
-        "seconds": round(seconds, 3),
-        "encode_seconds": round(read + done.encode_seconds, 3),
-        "device": done.device,
-        "encoders": {name: block.encoder for name, block in done.view.blocks.items()},
-    }
-
-
-def _extract_text(manifest: Manifest, done: Extraction, result: Mapping[str, Any]) -> list[str]:
-    from extract import label_counts
-
-    used = ", ".join(f"{role}={column}" for role, column in manifest.notes.get("columns", {}).items())
-    lines = [f"{manifest.path}: {done.samples} samples, layout {manifest.layout}" + (f" ({used})" if used else "")]
-    counts = label_counts(manifest)
-    rest = done.samples - sum(counts.values())
-    shown = ", ".join(f"{label} {count}" for label, count in list(counts.items())[:12])
-    lines.append(f"  labels: {shown or 'none'}" + (f"; {rest} rows without" if counts and rest else ""))
-    for name, block in done.view.blocks.items():
-        state = f"{done.missing[name]} missing, {len(done.failures[name])} failed"
-        lines.append(f"  {name}: {block.dim} columns ({block.output}), {done.reasons[name]}; {state}")
-    if done.truncated:
-        lines.append(f"  {done.truncated} texts were cut to the model's longest input")
-    lines += [f"warning: {warning}" for warning in done.warnings]
-    lines += _failure_lines(done, result["store"])
-    where = f" on {done.device}" if done.encoded else ""
-    lines.append(f"{done.encoded} encoded, {done.reused} reused{where}, {result['seconds']:.1f} s")
-    option = "" if result["store"] == "features" else f" --store {result['store']}"
-    return [*lines, f"next: pipeline.py fuse --head mlp{option} --name {done.view.name}"]
-
-
-def _failure_lines(done: Extraction, store: str) -> list[str]:
-    lines = []
-    for modality, failures in done.failures.items():
-        lines += [f"failed: {failure.id} ({modality}): {failure.reason}" for failure in failures[:5]]
-        if failures:
-            path = Path(store) / done.view.blocks[modality].encoder / "failures.jsonl"
-            lines.append(f"{modality} failures: {len(failures)}, recorded in {path}; --retry-failed tries them again")
-    return lines
-
-
 def _list_heads(as_json: bool) -> None:
     from fuse import HEADS
 
@@ -411,49 +347,29 @@ def _list_heads(as_json: bool) -> None:
     _finish(as_json, heads, lines)
 
 
-def _fuse(
-    table: FeatureTable, head: str, params: Mapping[str, Any], store: str, options: Mapping[str, Any]
-) -> tuple[dict[str, Any], Evaluation, Path, str]:
-    """Judges a head and writes its run."""
-    from fuse import check_free, modalities_of, new_folder, run_head, write_run
-
-    if options["out"] is not None:
-        check_free(options["out"])
-    table = table.select(modalities_of(head, table.modalities))
-    seed, folds = options["seed"], options["folds"]
-    evaluation, protocol = _with_bars(lambda bars: run_head(table, head, params, seed=seed, folds=folds, progress=bars))
-    folder = options["out"] or new_folder(f"{table.name}-{head}", options.get("root", Path("runs")))
-    settings = {"head": head, "params": dict(params), "seed": seed, "folds": folds, "store": str(store)}
-    return write_run(folder, table, evaluation, protocol, settings), evaluation, folder, protocol.description
-
-
-def _fuse_text(head: str, table: FeatureTable, protocol: str, evaluation: Evaluation) -> str:
+def _fuse_text(head: str, name: str, judged: Judged) -> str:
     from fuse import evaluation_text
 
-    return f"{table.name}: {protocol}\n\n{evaluation_text(head, evaluation)}\n"
+    return f"{name}: {judged.protocol.description}\n\n{evaluation_text(head, judged.evaluation)}\n"
 
 
 def _encode_for(
-    encoders: Mapping[str, Mapping[str, Any]], manifest: Manifest, store: str, options: Mapping[str, Any]
+    encoders: Mapping[str, Mapping[str, Any]], manifest: Manifest, store: Path, options: Mapping[str, Any]
 ) -> Extraction:
     """Encodes data for a run, by the run's encoders and no others."""
     from extract import Settings, extract
 
     specs = _specs(options, encoders, {name: one["spec"] for name, one in encoders.items()})
     expected = {name: one["encoder"] for name, one in encoders.items()}
-    settings = Settings(Path(store), manifest.path.stem, specs, expected=expected, keep=False, **_how(options))
+    settings = Settings(store, manifest.path.stem, specs, expected=expected, keep=False, **_how(options))
     return _with_bars(lambda bars: extract(manifest, settings, bars))
 
 
-def _write_predictions(model: Any, done: Extraction, store: str, output: Path) -> dict[str, int]:
+def _predict(model: Any, done: Extraction, store: Path, output: Path) -> dict[str, int]:
     from cache import FeatureStore, table_of
-    from fuse import write_predictions
+    from fuse import predict
 
-    table = table_of(FeatureStore(store), done.view)
-    proba = model.predict_proba(table)
-    labels = model.classes_[proba.argmax(axis=1)]
-    write_predictions(output, table.ids, labels, proba, model.classes_)
-    return {str(label): int((labels == label).sum()) for label in model.classes_}
+    return predict(model, table_of(FeatureStore(store), done.view), output)
 
 
 def _predict_text(counts: Mapping[str, int], output: Path) -> str:
@@ -461,37 +377,24 @@ def _predict_text(counts: Mapping[str, int], output: Path) -> str:
     return f"{sum(counts.values())} rows labelled ({shown}): {output}"
 
 
-def _demo_extract(data: Path, text_model: Path, store: Path, seed: int) -> Extraction:
-    from extract import EncoderSpec, Settings, extract, read_manifest
+def _demo_extract(data: Path, text_model: Path, store: Path, seed: int) -> list[str]:
+    from extract import EncoderSpec, Settings, extract, extraction_lines, read_manifest
 
-    specs = (
-        EncoderSpec("text", str(text_model), random_init=seed),
-        EncoderSpec("image", "resnet50", random_init=seed),
-    )
+    text = EncoderSpec("text", str(text_model), random_init=seed)
+    image = EncoderSpec("image", "resnet50", random_init=seed)
     manifest = read_manifest(data)
     started = time.perf_counter()
-    done: Extraction = _with_bars(lambda bars: extract(manifest, Settings(store, "posts", specs), bars))
-    seconds = time.perf_counter() - started
-    click.echo("\n".join(_extract_text(manifest, done, _extract_result(done, str(store), 0.0, seconds))) + "\n")
-    return done
+    done = _with_bars(lambda bars: extract(manifest, Settings(store, "posts", (text, image)), bars))
+    return extraction_lines(manifest, done, store, time.perf_counter() - started)[:-1]
 
 
-def _demo_report(results: Mapping[str, Evaluation], out: Path, data: Path, best: Path, done: Extraction) -> None:
+def _demo_predict(run_folder: Path, data: Path, store: Path, output: Path) -> str:
     from extract import read_manifest
-    from fuse import comparison_table, load_run
+    from fuse import load_run
 
-    click.echo(comparison_table(results) + "\n")
-    run = load_run(best)
-    options = dict.fromkeys(("text_model", "image_model", "image_weights", "pooling", "max_length", "random_init"))
-    unlabelled = read_manifest(data).unlabelled()
-    store = str(out / "features")
-    encoded = _encode_for(run.encoders, unlabelled, store, {**options, "gpu": False, "device": "auto"})
-    click.echo(
-        _predict_text(_write_predictions(run.model, encoded, store, out / "predictions.csv"), out / "predictions.csv")
-    )
-    click.echo(
-        f"\nTry your own: pipeline.py extract FOLDER, then pipeline.py fuse --head mlp. Runs are in {out / 'runs'}."
-    )
+    run = load_run(run_folder)
+    done = _encode_for(run.encoders, read_manifest(data).unlabelled(), store, {})
+    return _predict_text(_predict(run.model, done, store, output), output)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The feature store: vectors in HDF5, keyed by what made them and by what they were made from."""
 
-from cache.describe import describe_store
+from cache.describe import describe_store, store_lines
 from cache.errors import (
     CacheIncomplete,
     DataError,
@@ -59,6 +59,7 @@ __all__ = [
     "plan_extraction",
     "replacing",
     "silent",
+    "store_lines",
     "table_of",
     "unpack_items",
     "write_json",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,17 @@ def describe_store(store: FeatureStore) -> dict[str, Any]:
         "data_sets": [_data_set(store, name) for name in store.names()],
         "encoders": [_encoder(encoder) for encoder in store.encoders()],
     }
+
+
+def store_lines(content: Mapping[str, Any]) -> list[str]:
+    """The same for people, one line a data set and one an encoder."""
+    lines = [f"store {content['store']}: data sets {len(content['data_sets'])}, encoders {len(content['encoders'])}"]
+    for one in content["data_sets"]:
+        lines.append(f"  {one['name']}: {one['rows']} rows, {one['labelled']} labelled, {', '.join(one['modalities'])}")
+    for one in content["encoders"]:
+        size = f"{one['rows']} rows, {one['bytes'] / 1e6:.1f} MB, {one['failures']} failures"
+        lines.append(f"  {one['key']}: {one['modality']} {one['name']}, {size}")
+    return lines
 
 
 def _data_set(store: FeatureStore, name: str) -> dict[str, Any]:

@@ -2,21 +2,23 @@
 
 from extract.datasets import LAYOUTS, read_manifest
 from extract.datasets.demo import write_demo
-from extract.encoders import DEFAULT_MODELS, OUTPUTS
-from extract.encoders.spec import EncoderSpec
+from extract.encoders.spec import EncoderSpec, choose_specs
 from extract.manifest import Manifest, Sample, label_counts
 from extract.stage import Extraction, Settings, extract
+from extract.summary import extraction_lines, extraction_result, failure_lines
 
 __all__ = [
-    "DEFAULT_MODELS",
     "LAYOUTS",
-    "OUTPUTS",
     "EncoderSpec",
     "Extraction",
     "Manifest",
     "Sample",
     "Settings",
+    "choose_specs",
     "extract",
+    "extraction_lines",
+    "extraction_result",
+    "failure_lines",
     "label_counts",
     "read_manifest",
     "write_demo",

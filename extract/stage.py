@@ -37,9 +37,9 @@ from cache import (
     silent,
     write_view,
 )
-from extract.encoders import OUTPUTS, build_encoder
+from extract.encoders import build_encoder
 from extract.encoders.memo import recall, remember
-from extract.encoders.spec import Encoder, EncoderSpec, outputs_of
+from extract.encoders.spec import OUTPUTS, Encoder, EncoderSpec, outputs_of
 from extract.engine import Broken, encode_items
 from extract.manifest import Manifest, Sample
 

@@ -7,10 +7,9 @@ from fuse.heads.linear import ConcatLogisticClassifier, UnimodalClassifier
 from fuse.heads.mlp import ConcatMLPClassifier
 from fuse.heads.vote import LateVotingClassifier
 from fuse.metrics import classification_metrics
-from fuse.registry import HEADS, Head, make_classifier, modalities_of
-from fuse.report.files import write_predictions
+from fuse.registry import HEADS, Head, make_classifier
 from fuse.report.screen import comparison_table, evaluation_text
-from fuse.runs import Run, check_free, load_run, new_folder, run_head, write_run
+from fuse.runs import Judged, Run, judge, load_run, predict, run_head
 from fuse.splits import Protocol, protocol_for
 
 __all__ = [
@@ -20,23 +19,21 @@ __all__ = [
     "Evaluation",
     "FusionClassifier",
     "Head",
+    "Judged",
     "LateVotingClassifier",
     "Protocol",
     "Run",
     "UnimodalClassifier",
-    "check_free",
     "classification_metrics",
     "comparison_table",
     "evaluate",
     "evaluation_text",
+    "judge",
     "load",
     "load_run",
     "make_classifier",
-    "modalities_of",
-    "new_folder",
+    "predict",
     "protocol_for",
     "run_head",
     "save",
-    "write_predictions",
-    "write_run",
 ]

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cache import SCHEMA, FeatureTable, PipelineError, Progress, StoreError, UsageError, silent, write_json
 from fuse.bundle import load as load_bundle
 from fuse.bundle import save as save_bundle
 from fuse.estimators import FusionClassifier
 from fuse.evaluate import Evaluation, evaluate
-from fuse.registry import make_classifier
-from fuse.report.files import write_judged
+from fuse.registry import make_classifier, modalities_of
+from fuse.report.files import write_judged, write_predictions
 from fuse.splits import Protocol, protocol_for
 
 RUN_FILE = "run.json"
@@ -35,6 +37,16 @@ class Run:
     model: FusionClassifier
     encoders: Mapping[str, Mapping[str, Any]]
     settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One head's evaluation and the folder of its run; `metrics` is what `metrics.json` holds."""
+
+    folder: Path
+    evaluation: Evaluation
+    protocol: Protocol
+    metrics: Mapping[str, Any]
 
 
 def run_head(
@@ -65,6 +77,46 @@ def run_head(
     labelled = table[table.labelled]
     protocol = protocol_for(labelled, folds, seed)
     return evaluate(classifier, labelled, protocol, progress), protocol
+
+
+def judge(
+    table: FeatureTable,
+    head: str,
+    params: Mapping[str, Any] | None = None,
+    *,
+    store: Path,
+    out: Path | None = None,
+    root: Path = Path("runs"),
+    seed: int = 0,
+    folds: int = 5,
+    progress: Progress = silent,
+) -> Judged:
+    """Judges one head on the modalities that it reads, and writes its run.
+
+    Args:
+        table, head, params, seed, folds: as in `run_head`.
+        store: where the table comes from, for the record.
+        out: folder of the run; None makes a new one under `root`.
+
+    Raises:
+        UsageError: `out` holds a run already; see also `run_head`.
+    """
+    if out is not None:
+        check_free(out)
+    table = table.select(modalities_of(head, table.modalities))
+    evaluation, protocol = run_head(table, head, params, seed=seed, folds=folds, progress=progress)
+    folder = out or new_folder(f"{table.name}-{head}", root)
+    settings = {"head": head, "params": dict(params or {}), "seed": seed, "folds": folds, "store": str(store)}
+    metrics = write_run(folder, table, evaluation, protocol, settings)
+    return Judged(folder, evaluation, protocol, metrics)
+
+
+def predict(model: FusionClassifier, table: FeatureTable, output: Path) -> dict[str, int]:
+    """Writes `id, label, p_<class>...` for each row and returns how many rows got each label."""
+    proba = model.predict_proba(table)
+    labels = model.classes_[np.argmax(proba, axis=1)]
+    write_predictions(output, table.ids, labels, proba, model.classes_.tolist())
+    return {str(label): int((labels == label).sum()) for label in model.classes_}
 
 
 def check_free(folder: Path) -> None:

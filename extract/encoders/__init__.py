@@ -5,14 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cache import UsageError, listing
+from extract.encoders.spec import DEFAULT_MODELS, Encoder, EncoderSpec
 
 if TYPE_CHECKING:
-    from extract.encoders.spec import Encoder, EncoderSpec
     from extract.runtime import Runtime
-
-DEFAULT_MODELS = {"text": "bert-base-uncased", "image": "resnet50"}
-OUTPUTS = {"text": ("mean", "cls"), "image": ("pool",)}
-"""Outputs of each modality's encoder; the first is the default."""
 
 
 def build_encoder(spec: EncoderSpec, runtime: Runtime) -> Encoder:

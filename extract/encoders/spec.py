@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from cache import EncoderKey, UsageError
+from cache import EncoderKey, UsageError, listing
+
+DEFAULT_MODELS = {"text": "bert-base-uncased", "image": "resnet50"}
+OUTPUTS = {"text": ("mean", "cls"), "image": ("pool",)}
+"""Outputs of each modality's encoder; the first is the default."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,41 @@ class EncoderSpec:
             raise UsageError(
                 f"an encoder was described as {dict(content)}, which this version does not know"
             ) from error
+
+
+def choose_specs(
+    modalities: Iterable[str],
+    given: Mapping[str, Mapping[str, Any]],
+    seeds: Mapping[str, int],
+    base: Mapping[str, Mapping[str, Any]],
+) -> tuple[EncoderSpec, ...]:
+    """One encoder a modality: what the user says, else what `base` holds, else the default model.
+
+    Args:
+        modalities: in the order of the columns.
+        given: by modality, fields of the spec that the user named.
+        seeds: of random weights by modality; under the empty name for every modality whose
+            weights are not given.
+        base: by modality, the spec of a run, as JSON.
+
+    Raises:
+        UsageError: a modality that has no encoder, or fields that contradict each other.
+    """
+    specs = []
+    for modality in modalities:
+        if modality not in DEFAULT_MODELS:
+            raise UsageError(
+                f"there is no encoder for {modality!r}; --modalities takes {listing(list(DEFAULT_MODELS))}"
+            )
+        chosen = dict(given.get(modality, {}))
+        seed = seeds.get(modality, None if "weights" in chosen else seeds.get(""))
+        if seed is not None:
+            chosen["random_init"] = seed
+        start = {"model": DEFAULT_MODELS[modality], **base.get(modality, {})}
+        if {"model", "weights", "random_init"} & set(chosen):  # other weights take the place of the old ones
+            start = {**start, "weights": None, "random_init": None}
+        specs.append(EncoderSpec.from_json({**start, **chosen, "modality": modality}))
+    return tuple(specs)
 
 
 class Encoder(Protocol):

@@ -18,7 +18,8 @@ from torchvision import models
 from transformers import AutoModel, AutoTokenizer
 import extract.stage
 from cache import FeatureStore, ModelError, table_of
-from extract import DEFAULT_MODELS, EncoderSpec, Settings, extract as run, read_manifest
+from extract import EncoderSpec, Settings, extract as run, read_manifest
+from extract.encoders.spec import DEFAULT_MODELS
 from extract.encoders.memo import recall
 
 root = Path(sys.argv[1])

@@ -4,21 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
-import torch
 from sklearn.linear_model import LogisticRegression
 
 import cache
 
 N = 60
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread():
-    """Threads that wait for each other make tiny batches many times slower on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _write_block(store, modality, vectors, present):

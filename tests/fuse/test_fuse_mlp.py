@@ -74,6 +74,16 @@ def test_torchs_global_generator_is_left_as_it_was(posts, method):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_number_of_threads_is_left_as_it_was(posts):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        ConcatMLPClassifier((4,), random_state=0).fit(posts, posts.y)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("hidden", [[6, 3], (6, 3), np.array([6, 3])])
 def test_hidden_sizes_may_be_any_sequence_of_integers(posts, hidden):
     head = ConcatMLPClassifier(hidden, random_state=0).fit(posts, posts.y)

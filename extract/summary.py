@@ -1,0 +1,72 @@
+"""What an extraction did, in numbers for programs and in lines for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from extract.manifest import Manifest, label_counts
+from extract.stage import Extraction
+
+LABELS_SHOWN = 12
+FAILURES_SHOWN = 5
+
+
+def extraction_result(done: Extraction, store: Path, read_seconds: float, seconds: float) -> dict[str, Any]:
+    """The JSON of `extract`.
+
+    Args:
+        read_seconds: what reading the manifest took; it counts as encoding, model loading does not.
+        seconds: of everything.
+    """
+    return {
+        "name": done.view.name,
+        "store": str(store),
+        "samples": done.samples,
+        "encoded": done.encoded,
+        "reused": done.reused,
+        "failed": len(done.failed_ids),
+        "missing": done.missing,
+        "truncated": done.truncated,
+        "seconds": round(seconds, 3),
+        "encode_seconds": round(read_seconds + done.encode_seconds, 3),
+        "device": done.device,
+        "encoders": {name: block.encoder for name, block in done.view.blocks.items()},
+    }
+
+
+def extraction_lines(manifest: Manifest, done: Extraction, store: Path, seconds: float) -> list[str]:
+    """What was read, what each modality came to, what failed, and what to do next."""
+    used = ", ".join(f"{role}={column}" for role, column in manifest.notes.get("columns", {}).items())
+    lines = [f"{manifest.path}: {done.samples} samples, layout {manifest.layout}" + (f" ({used})" if used else "")]
+    lines.append(f"  labels: {_labels(manifest)}")
+    for name, block in done.view.blocks.items():
+        state = f"{done.missing[name]} missing, {len(done.failures[name])} failed"
+        lines.append(f"  {name}: {block.dim} columns ({block.output}), {done.reasons[name]}; {state}")
+    if done.truncated:
+        lines.append(f"  {done.truncated} texts were cut to the model's longest input")
+    lines += [f"warning: {warning}" for warning in done.warnings]
+    lines += failure_lines(done, store)
+    where = f" on {done.device}" if done.encoded else ""
+    lines.append(f"{done.encoded} encoded, {done.reused} reused{where}, {seconds:.1f} s")
+    option = "" if store == Path("features") else f" --store {store}"
+    return [*lines, f"next: pipeline.py fuse --head mlp{option} --name {done.view.name}"]
+
+
+def failure_lines(done: Extraction, store: Path) -> list[str]:
+    """The first failures of each modality, how many there are, and where they are recorded."""
+    lines = []
+    for modality, failures in done.failures.items():
+        lines += [f"failed: {failure.id} ({modality}): {failure.reason}" for failure in failures[:FAILURES_SHOWN]]
+        if failures:
+            path = store / done.view.blocks[modality].encoder / "failures.jsonl"
+            lines.append(f"{modality} failures: {len(failures)}, recorded in {path}; --retry-failed tries them again")
+    return lines
+
+
+def _labels(manifest: Manifest) -> str:
+    counts = label_counts(manifest)
+    shown = ", ".join(f"{label} {count}" for label, count in list(counts.items())[:LABELS_SHOWN])
+    more = f", {len(counts) - LABELS_SHOWN} more labels" if len(counts) > LABELS_SHOWN else ""
+    rest = len(manifest.samples) - sum(counts.values())
+    return f"{shown or 'none'}{more}" + (f"; {rest} rows without" if counts and rest else "")
