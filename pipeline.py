@@ -1,6 +1,6 @@
 """encode-once: encode texts and images once, then compare fusion heads on the cached features.
 
-This file parses, calls and prints. torch and the rest are imported inside the commands, so
+This file parses, calls and prints; torch and the rest are imported inside the commands, so
 that `--help` is instant.
 """
 
@@ -206,7 +206,7 @@ def predict(
     done = _encode_for(run.encoders, manifest, store, options)
     counts = _predict(run.model, done, store, output)
     result = extraction_result(done, store, read, time.perf_counter() - started)
-    result.update(rows=sum(counts.values()), labels=counts, out=str(output))
+    result |= {"rows": sum(counts.values()), "labels": counts, "out": str(output)}
     _finish(as_json, result, [*failure_lines(done, store), _predict_text(counts, output)])
     if done.failed_ids:
         click.get_current_context().exit(3)
@@ -341,9 +341,8 @@ def _list_heads(as_json: bool) -> None:
 
     width = max(map(len, HEADS))
     lines = [f"{name.ljust(width)}  {head.summary}\n{' ' * width}  {head.formula}" for name, head in HEADS.items()]
-    heads = {
-        name: {"summary": head.summary, "formula": head.formula, "source": head.source} for name, head in HEADS.items()
-    }
+    about = ("summary", "formula", "source")
+    heads = {name: {key: getattr(head, key) for key in about} for name, head in HEADS.items()}
     _finish(as_json, heads, lines)
 
 

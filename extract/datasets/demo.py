@@ -34,7 +34,7 @@ KINDS = {
     "question": [("asking", "sunny"), ("asking", "stormy")],
     "advert": [("happy", "tag"), ("unhappy", "tag")],
 }
-POSTS_A_LABEL = 48
+POSTS_A_LABEL = 40
 UNLABELLED = 20
 SIZE = (96, 72)
 

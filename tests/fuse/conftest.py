@@ -5,10 +5,18 @@ import itertools
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 import cache
 
 N = 60
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """Tiny matrices gain nothing from threads, and lose much on a busy machine."""
+    with threadpool_limits(1):
+        yield
 
 
 def _write_block(store, modality, vectors, present):

@@ -80,6 +80,12 @@ def test_negative_weights_are_refused(posts):
         _make("logreg").fit(posts, posts.y, sample_weight=np.where(np.arange(60) < 5, -1.0, 1.0))
 
 
+@pytest.mark.parametrize("weight", [-2.0, -0.5, np.nan, np.inf])
+def test_class_weights_that_are_no_weights_are_refused(name, posts, weight):
+    with pytest.raises(UsageError, match="class_weight"):
+        _make(name, class_weight={"apple": weight}).fit(posts, posts.y)
+
+
 def test_balanced_equals_explicit_weights(name, gappy):
     few = np.r_[0:60:3, 1:30:3, 2:15:3]  # 20, 10 and 5 rows
     table, y = gappy[few], gappy.y[few]
