@@ -54,7 +54,10 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):
                 f"{type(self).__name__} needs at least two classes, found one class: {listing(self.classes_.tolist())}"
             )
         if self.class_weight is not None:
-            weight = weight * compute_sample_weight(self.class_weight, y)
+            share = compute_sample_weight(self.class_weight, y)
+            if not np.isfinite(share).all() or share.min() < 0 or share.max() == 0:
+                raise UsageError(f"class_weight must map labels to numbers of 0 or more, got {self.class_weight!r}")
+            weight = weight * share
         self.prior_ = np.bincount(target, weights=weight, minlength=len(self.classes_)) / weight.sum()
         self._fit_head(inputs, target, weight)
         return self

@@ -72,13 +72,13 @@ HEADS: dict[str, Head] = {
 }
 
 
-def modalities_of(name: str, available: Sequence[str]) -> tuple[str, ...]:
+def modalities_of(name: str, params: Mapping[str, Any], available: Sequence[str]) -> tuple[str, ...]:
     """Those of the available modalities that a head reads: one for a unimodal head, else all.
 
     Raises:
         UsageError: a unimodal head's modality is not available.
     """
-    own = HEADS[name].params.get("modality") if name in HEADS else None
+    own = {**(HEADS[name].params if name in HEADS else {}), **params}.get("modality")
     if own is not None and own not in available:
         raise UsageError(f"the head {name!r} needs the modality {own!r}; the features hold {listing(available)}")
     return tuple(available) if own is None else (own,)

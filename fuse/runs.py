@@ -103,7 +103,7 @@ def judge(
     """
     if out is not None:
         check_free(out)
-    table = table.select(modalities_of(head, table.modalities))
+    table = table.select(modalities_of(head, params or {}, table.modalities))
     evaluation, protocol = run_head(table, head, params, seed=seed, folds=folds, progress=progress)
     folder = out or new_folder(f"{table.name}-{head}", root)
     settings = {"head": head, "params": dict(params or {}), "seed": seed, "folds": folds, "store": str(store)}

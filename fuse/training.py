@@ -50,7 +50,7 @@ def train(
     targets = torch.as_tensor(target, dtype=torch.long)
     shares = torch.as_tensor(weight / weight.mean(), dtype=dtype)
     with torch.random.fork_rng(devices=[]), _one_thread():
-        torch.manual_seed(schedule.seed)
+        torch.default_generator.manual_seed(schedule.seed)  # torch.manual_seed would seed every GPU, too
         module = build().to(dtype).train()
         optimizer = torch.optim.AdamW(
             module.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True

@@ -81,9 +81,9 @@ def test_negative_weights_are_refused(posts):
 
 
 @pytest.mark.parametrize("weight", [-2.0, -0.5, np.nan, np.inf])
-def test_class_weights_that_are_no_weights_are_refused(name, posts, weight):
+def test_class_weights_that_are_no_weights_are_refused(posts, weight):
     with pytest.raises(UsageError, match="class_weight"):
-        _make(name, class_weight={"apple": weight}).fit(posts, posts.y)
+        _make("logreg", class_weight={"apple": weight}).fit(posts, posts.y)
 
 
 def test_balanced_equals_explicit_weights(name, gappy):
