@@ -127,7 +127,7 @@ def main() -> None:
 @modalities_option
 @data_options
 @encoder_options
-@click.option("--on-error", type=click.Choice(["record", "fail"]), default="record", show_default=True)
+@click.option("--on-error", type=click.Choice(["record", "fail"]), default="record", show_default=True, help="Or stop.")
 @click.option("--max-failures", type=int, help="Stop when more samples of a modality than this fail.")
 @click.option("--retry-failed", is_flag=True, help="Try samples again that failed before.")
 @json_option
@@ -137,14 +137,14 @@ def extract(data: str, store: Path, name: str | None, as_json: bool, **options: 
     Only what is not yet stored is encoded: stop it at any moment and run it again.
     Exit code 3: finished, but some samples failed and are recorded.
     """
-    from extract import Settings, extraction_lines, extraction_result
+    from extract import Settings, default_name, extraction_lines, extraction_result
     from extract import extract as run
 
     started = time.perf_counter()
     manifest = _manifest(data, options)
     specs = _specs(options, _modalities(options["modalities"]) or manifest.modalities, {})
     read = time.perf_counter() - started
-    settings = Settings(store, name or Path(data).resolve().stem, specs, **_how(options))
+    settings = Settings(store, name or default_name(data), specs, **_how(options))
     done = _with_bars(lambda bars: run(manifest, settings, bars))
     seconds = time.perf_counter() - started
     lines = extraction_lines(manifest, done, store, seconds)
@@ -181,7 +181,7 @@ def fuse(head: str, store: Path, name: str | None, modalities: str | None, as_js
 @main.command()
 @click.option("--run", "run_folder", required=True, help="Folder of a run that fuse wrote.")
 @click.argument("data", type=click.Path())
-@click.option("-o", "--output", type=click.Path(path_type=Path), default="predictions.csv", show_default=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path), default="predictions.csv", help="The CSV to write.")
 @store_option
 @click.option("--all", "all_rows", is_flag=True, help="Predict rows that have a label, too.")
 @data_options
@@ -356,11 +356,11 @@ def _encode_for(
     encoders: Mapping[str, Mapping[str, Any]], manifest: Manifest, store: Path, options: Mapping[str, Any]
 ) -> Extraction:
     """Encodes data for a run, by the run's encoders and no others."""
-    from extract import Settings, extract
+    from extract import Settings, default_name, extract
 
     specs = _specs(options, encoders, {name: one["spec"] for name, one in encoders.items()})
     expected = {name: one["encoder"] for name, one in encoders.items()}
-    settings = Settings(store, manifest.path.stem, specs, expected=expected, keep=False, **_how(options))
+    settings = Settings(store, default_name(manifest.path), specs, expected=expected, keep=False, **_how(options))
     return _with_bars(lambda bars: extract(manifest, settings, bars))
 
 

@@ -3,7 +3,7 @@
 from extract.datasets import LAYOUTS, read_manifest
 from extract.datasets.demo import write_demo
 from extract.encoders.spec import EncoderSpec, choose_specs
-from extract.manifest import Manifest, Sample, label_counts
+from extract.manifest import Manifest, Sample, default_name, label_counts
 from extract.stage import Extraction, Settings, extract
 from extract.summary import extraction_lines, extraction_result, failure_lines
 
@@ -15,6 +15,7 @@ __all__ = [
     "Sample",
     "Settings",
     "choose_specs",
+    "default_name",
     "extract",
     "extraction_lines",
     "extraction_result",

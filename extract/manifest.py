@@ -98,6 +98,12 @@ def checked_manifest(
     return Manifest(path, layout, tuple(samples), dict(notes or {}))
 
 
+def default_name(data: str | Path) -> str:
+    """What a data set is called unless the user names it: its folder's name, or its file's without the suffix."""
+    path = Path(data).resolve()
+    return path.stem if path.is_file() else path.name
+
+
 def _storable(text: str) -> bool:
     return "\0" not in text and not any("\ud800" <= sign <= "\udfff" for sign in text)
 

@@ -32,7 +32,8 @@ class Runtime:
     def record(self) -> dict[str, str]:
         """What a segment says of its making. It is no part of any key."""
         packages = ("torch", "torchvision", "transformers", "pillow")
-        return {"device": self.name, **{name: importlib.metadata.version(name) for name in packages}}
+        kind = "CPU" if self.device.type == "cpu" else self.name  # the number of threads is no other device
+        return {"device": kind, **{name: importlib.metadata.version(name) for name in packages}}
 
 
 def choose_runtime(device: str = "auto") -> Runtime:
