@@ -145,6 +145,7 @@ def write_view(store: FeatureStore, view: View) -> None:
     """Writes a view durably; it replaces the one of the same name."""
 
     def fill(file: h5py.File) -> dict[str, Any]:
+        """Puts the view into an open file; its header needs nothing besides."""
         file.attrs["name"] = view.name
         file.attrs["digest"] = view.digest
         file.attrs["source"] = json.dumps(dict(view.source), sort_keys=True)

@@ -140,6 +140,7 @@ class _Stage:
         self._done = Extraction(self._view, samples=len(manifest.samples))
 
     def run(self) -> Extraction:
+        """Loads or recalls the encoders, encodes one modality after the other, writes the view."""
         lacking = [spec.modality for spec in self._settings.specs if spec.modality not in self._manifest.modalities]
         if lacking:
             raise DataError(
