@@ -127,7 +127,9 @@ def main() -> None:
 @modalities_option
 @data_options
 @encoder_options
-@click.option("--on-error", type=click.Choice(["record", "fail"]), default="record", show_default=True, help="Or stop.")
+@click.option(
+    "--on-error", type=click.Choice(["record", "fail"]), default="record", help="Go on after a failure, or not."
+)
 @click.option("--max-failures", type=int, help="Stop when more samples of a modality than this fail.")
 @click.option("--retry-failed", is_flag=True, help="Try samples again that failed before.")
 @json_option
