@@ -127,9 +127,7 @@ def main() -> None:
 @modalities_option
 @data_options
 @encoder_options
-@click.option(
-    "--on-error", type=click.Choice(["record", "fail"]), default="record", help="Go on after a failure, or not."
-)
+@click.option("--on-error", type=click.Choice(["record", "fail"]), default="record", help="When a sample fails.")
 @click.option("--max-failures", type=int, help="Stop when more samples of a modality than this fail.")
 @click.option("--retry-failed", is_flag=True, help="Try samples again that failed before.")
 @json_option
