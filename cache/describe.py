@@ -43,7 +43,7 @@ def _data_set(store: FeatureStore, name: str) -> dict[str, Any]:
     view = read_view(store, name)
     return {
         "name": name,
-        "rows": len(view.ids),
+        "rows": len(view),
         "labelled": int(np.count_nonzero(view.labels != "")),
         "modalities": list(view.blocks),
         "encoders": {modality: block.encoder for modality, block in view.blocks.items()},

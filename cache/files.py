@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import io
 import json
+import mmap
 import os
 import secrets
 import zlib
@@ -23,7 +24,7 @@ import h5py
 
 from cache.errors import PipelineError, StoreDamaged, StoreError
 from cache.key import canonical_json
-from cache.schema import SCHEMA
+from cache.schema import READABLE, SCHEMA
 
 TEMPORARY_PREFIX = ".tmp-"
 HEADER_BYTES = 4096
@@ -115,9 +116,13 @@ def read_header(path: Path, kind: str) -> dict[str, Any]:
     Raises:
         FileNotFoundError: there is no such file.
         StoreDamaged: it is no such file, or header or length are not what was written.
-        StoreError: it cannot be read at this moment, or has another schema.
+        StoreError: it cannot be read at this moment, or was written by a newer version.
     """
     raw, size = read_at(path, 0, HEADER_BYTES)
+    return _checked(path, raw, size, kind)
+
+
+def _checked(path: Path, raw: bytes, size: int, kind: str) -> dict[str, Any]:
     start = len(_MAGIC) + _DIGEST_BYTES
     text = raw[start:].rstrip(b"\0")
     if raw[: len(_MAGIC)] != _MAGIC or raw[len(_MAGIC) : start] != _digest(text):
@@ -125,13 +130,34 @@ def read_header(path: Path, kind: str) -> dict[str, Any]:
     header: dict[str, Any] = json.loads(text)
     if header["kind"] != kind:
         raise StoreDamaged(f"{path} is a {header['kind']}, expected a {kind}; move it out of the store")
-    if header["schema"] != SCHEMA:
+    if header["schema"] not in READABLE:
         raise StoreError(
-            f"{path} has schema {header['schema']}, this version reads {SCHEMA}; use the one that wrote it"
+            f"{path} was written by a newer version: it has schema {header['schema']}, this version reads "
+            f"{' and '.join(map(str, READABLE))}; use the version that wrote it, or a newer one"
         )
     if header["size"] != size:
         raise StoreDamaged(f"{path} is damaged ({size} bytes, written were {header['size']}); {_AGAIN}")
     return header
+
+
+def hold(path: Path, kind: str) -> tuple[dict[str, Any], mmap.mmap]:
+    """The checked header of a sealed file, and the whole file mapped but not yet read.
+
+    The map stays what it is when the file is replaced or removed.
+
+    Raises:
+        FileNotFoundError, StoreDamaged, StoreError: as `read_header`.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            raw = file.read(HEADER_BYTES)
+            header = _checked(path, raw, size, kind)
+            return header, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (FileNotFoundError, StoreError):
+        raise
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def read_at(path: Path, offset: int, length: int) -> tuple[bytes, int]:
@@ -166,16 +192,7 @@ def check_body(path: Path, header: Mapping[str, Any]) -> None:
         raise StoreDamaged(f"{path} is damaged (its checksum does not fit); {_AGAIN}")
 
 
-@contextlib.contextmanager
-def open_sealed(path: Path, kind: str) -> Iterator[h5py.File]:
-    """A sealed file, read as a whole, checked, and only then opened by HDF5.
-
-    Raises:
-        FileNotFoundError, StoreDamaged, StoreError: as `read_header`.
-    """
-    header = read_header(path, kind)
-    content = path.read_bytes()
-    if zlib.crc32(content[HEADER_BYTES:]) != header["crc32"]:
+def check_held(path: Path, header: Mapping[str, Any], held: mmap.mmap) -> None:
+    """Raises StoreDamaged unless every byte of a held file is as written."""
+    if zlib.crc32(memoryview(held)[HEADER_BYTES:]) != header["crc32"]:
         raise StoreDamaged(f"{path} is damaged (its checksum does not fit); {_AGAIN}")
-    with h5py.File(io.BytesIO(content), "r") as file:
-        yield file

@@ -75,3 +75,8 @@ class EncoderKey:
     def modality(self) -> str:
         """The modality that the encoder reads, such as `text`."""
         return str(self.fields["modality"])
+
+    @property
+    def schema(self) -> int:
+        """Version of what the vectors mean."""
+        return int(self.fields.get("schema", 1))

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-SCHEMA = 1
-"""Version of segments, views and keys. It is a field of every encoder key."""
+KEY_SCHEMA = 1
+"""Version of what a stored vector means. It is a field of every encoder key."""
+
+SCHEMA = 2
+"""Version of the files: 2 brought ragged outputs, and views that open without HDF5."""
+
+READABLE = (1, 2)
+"""Versions of files that are read. What is written is always of version `SCHEMA`."""
 
 SEGMENT_SUFFIX = ".h5"
+PLAN_SUFFIX = ".plan"
+DAMAGED_SUFFIX = ".damaged"
 VIEW_SUFFIX = ".view.h5"
+PENDING_SUFFIX = ".pending.h5"
 KEY_FILE = "key.json"
 FAILURES_FILE = "failures.jsonl"
 
 PRESENT, MISSING, FAILED = 1, 0, 2
 """States of one modality of one sample in a view."""
+
+TOKENS = "tokens"
+"""Name of the ragged output that `--tokens` keeps."""

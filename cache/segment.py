@@ -6,11 +6,13 @@ only the rows it asks for.
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,42 +21,90 @@ import numpy as np
 
 from cache.errors import StoreDamaged
 from cache.files import TEMPORARY_PREFIX, check_body, read_at, read_header, write_sealed
-from cache.key import ITEM_BYTES, pack_items, unpack_items
+from cache.key import pack_items, unpack_items
+from cache.ragged import Ragged, Values, take_rows
 from cache.schema import SEGMENT_SUFFIX
 
 PART_BYTES = 512 * 2**20
 """A merge writes segments of about this size, each built in memory."""
 
+MAKERS = 8
+"""A merged segment names at most so many devices and versions, for a header has its limit."""
+
 
 @dataclass(frozen=True)
 class Extent:
-    """Where one output's matrix lies in a segment's file."""
+    """Where one array lies in a segment's file."""
 
     offset: int
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in bytes."""
+        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+
+    def map(self, path: Path) -> np.ndarray:
+        """The array, mapped read-only and not yet read."""
+        if not self.nbytes:
+            return np.empty(self.shape, dtype=self.dtype)
+        return np.memmap(path, dtype=self.dtype, mode="r", offset=self.offset, shape=self.shape)
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A finished segment: `items` is `uint8` of shape `(n, 16)`, each output a matrix `(n, D)`."""
+    """A finished segment of `len(segment)` items.
+
+    Each output is a matrix `(n, D)`, of which the extent is known, or ragged: then there is one
+    extent for `values` and one for `offsets`. `items_crc32` is the checksum of the item keys.
+    """
 
     path: Path
-    items: np.ndarray
-    outputs: Mapping[str, Extent]
+    where: Extent
+    items_crc32: int
+    outputs: Mapping[str, Extent | tuple[Extent, Extent]]
     written_by: Mapping[str, Any]
 
     def __len__(self) -> int:
-        return len(self.items)
+        return self.where.shape[0]
 
-    def map(self, output: str) -> np.ndarray:
-        """The matrix of one output, shape `(n, D)`, mapped read-only and not yet read.
+    @cached_property
+    def items(self) -> np.ndarray:
+        """Item keys, `uint8 (n, 16)`; read when first asked for.
+
+        Raises:
+            FileNotFoundError: the segment was merged into another one meanwhile.
+            StoreDamaged: they are not what was written.
+        """
+        raw, _ = read_at(self.path, self.where.offset, self.where.nbytes)
+        if zlib.crc32(raw) != self.items_crc32:
+            raise StoreDamaged(
+                f"{self.path} is damaged (its item keys are not what was written); run extract again to replace it"
+            )
+        return np.frombuffer(raw, dtype=np.uint8).reshape(self.where.shape)
+
+    def map(self, output: str) -> Values:
+        """One output of all items, mapped read-only and not yet read.
 
         Raises:
             FileNotFoundError: the segment was merged into another one meanwhile.
         """
         extent = self.outputs[output]
-        return np.memmap(self.path, dtype=extent.dtype, mode="r", offset=extent.offset, shape=extent.shape)
+        if isinstance(extent, Extent):
+            return extent.map(self.path)
+        values, offsets = extent
+        return Ragged(values.map(self.path), offsets.map(self.path))
+
+    @property
+    def makers(self) -> list[dict[str, Any]]:
+        """On what device and by what versions the vectors were made; several after a merge."""
+        return list(self.written_by.get("several", [dict(self.written_by)]))
+
+    def dtype(self, output: str) -> np.dtype:
+        """The type in which an output is stored."""
+        extent = self.outputs[output]
+        return np.dtype((extent if isinstance(extent, Extent) else extent[0]).dtype)
 
 
 def is_segment(path: Path) -> bool:
@@ -73,14 +123,14 @@ def little_endian(dtype: np.dtype) -> np.dtype:
 
 
 def write_segment(
-    folder: Path, items: Sequence[bytes], outputs: Mapping[str, np.ndarray], written_by: Mapping[str, Any]
+    folder: Path, items: Sequence[bytes], outputs: Mapping[str, Values], written_by: Mapping[str, Any]
 ) -> Path:
     """Writes one segment durably and returns its path.
 
     Args:
         folder: the encoder's folder in the store.
         items: `n` item keys.
-        outputs: by name, matrices of shape `(n, D)`.
+        outputs: by name, matrices of shape `(n, D)` or `n` ragged items.
         written_by: versions and device, recorded beside the vectors but no part of any key.
 
     Raises:
@@ -89,9 +139,13 @@ def write_segment(
 
     def fill(file: h5py.File) -> dict[str, Any]:
         packed = pack_items(items)
-        extents = {"items": _put(file, "items", packed)}
+        extents: dict[str, Any] = {"items": _put(file, "items", packed)}
         for name, values in outputs.items():
-            extents[name] = _put(file, f"outputs/{name}", values.astype(little_endian(values.dtype), copy=False))
+            if isinstance(values, Ragged):
+                parts = {"values": values.values, "offsets": values.offsets}
+                extents[name] = {part: _put(file, f"outputs/{name}/{part}", array) for part, array in parts.items()}
+            else:
+                extents[name] = _put(file, f"outputs/{name}", values)
         return {"extents": extents, "items_crc32": zlib.crc32(packed.tobytes()), "written_by": dict(written_by)}
 
     target = folder / new_name()
@@ -100,31 +154,40 @@ def write_segment(
 
 
 def _put(file: h5py.File, name: str, values: np.ndarray) -> dict[str, Any]:
-    dataset = file.create_dataset(name, data=values)
-    return {"offset": dataset.id.get_offset(), "shape": list(values.shape), "dtype": dataset.dtype.str}
+    dataset = file.create_dataset(name, data=values.astype(little_endian(values.dtype), copy=False))
+    # An array without elements has no place in the file.
+    offset = dataset.id.get_offset() if values.size else 0
+    return {"offset": offset, "shape": list(values.shape), "dtype": dataset.dtype.str}
 
 
 def read_segment(path: Path) -> Segment:
-    """Reads a segment's items and where its matrices lie; the matrices stay on disk.
+    """Reads a segment's header: where its items and outputs lie. These stay on disk.
 
     Raises:
         FileNotFoundError: there is no such file.
-        StoreDamaged: header, length or items are not what was written.
-        StoreError: it cannot be read at this moment, or was written under another schema.
+        StoreDamaged: header or length are not what was written.
+        StoreError: it cannot be read at this moment, or was written by a newer version.
     """
     header = read_header(path, "segment")
-    extents = {
-        name: Extent(one["offset"], (one["shape"][0], one["shape"][1]), one["dtype"])
-        for name, one in header["extents"].items()
-    }
-    where = extents.pop("items")
-    raw, _ = read_at(path, where.offset, where.shape[0] * ITEM_BYTES)
-    if zlib.crc32(raw) != header["items_crc32"]:
-        raise StoreDamaged(
-            f"{path} is damaged (its item keys are not what was written); run extract again to replace it"
-        )
-    items = np.frombuffer(raw, dtype=np.uint8).reshape(where.shape)
-    return Segment(path, items, extents, header["written_by"])
+    outputs = {name: _extent(one) for name, one in header["extents"].items() if name != "items"}
+    return Segment(path, _flat(header["extents"]["items"]), header["items_crc32"], outputs, header["written_by"])
+
+
+def _extent(content: Mapping[str, Any]) -> Extent | tuple[Extent, Extent]:
+    if "values" in content:
+        return _flat(content["values"]), _flat(content["offsets"])
+    return _flat(content)
+
+
+def _flat(content: Mapping[str, Any]) -> Extent:
+    return Extent(content["offset"], tuple(content["shape"]), content["dtype"])
+
+
+def check_items(path: Path) -> Segment:
+    """Reads a segment's header and item keys; raises as `read_segment` unless they are as written."""
+    segment = read_segment(path)
+    len(segment.items)
+    return segment
 
 
 def check_segment(path: Path) -> None:
@@ -132,12 +195,15 @@ def check_segment(path: Path) -> None:
     check_body(path, read_header(path, "segment"))
 
 
-def merge_segments(segments: Sequence[Segment], order: Mapping[bytes, int]) -> list[Path]:
-    """Writes segments that hold every item of `segments` once, then removes the old ones.
+def merge_segments(
+    segments: Sequence[Segment], order: Mapping[bytes, int], keep: Collection[bytes] | None = None
+) -> list[Path]:
+    """Writes segments that hold the items of `segments` once, then removes the old ones.
 
     Args:
         segments: at least one, all of one encoder.
         order: place of an item in the new segments; items without one follow at the end.
+        keep: items that are taken over, all by default.
 
     A kill between the two steps leaves items twice, which readers do not mind, never none.
 
@@ -151,27 +217,40 @@ def merge_segments(segments: Sequence[Segment], order: Mapping[bytes, int]) -> l
     places: dict[bytes, tuple[int, int]] = {}
     for number, segment in enumerate(segments):
         for row, item in enumerate(unpack_items(segment.items)):
-            places.setdefault(item, (number, row))
+            if keep is None or item in keep:
+                places.setdefault(item, (number, row))
     items = sorted(places, key=lambda item: (order.get(item, len(order)), item))
-    where = np.array([places[item] for item in items], dtype=np.int64)
-    width = sum(extent.shape[1] * np.dtype(extent.dtype).itemsize for extent in segments[0].outputs.values())
-    rows = max(1, PART_BYTES // max(1, width))
+    where = np.array([places[item] for item in items], dtype=np.int64).reshape(-1, 2)
     made = []
-    for start in range(0, len(items), rows):
-        part = where[start : start + rows]
-        outputs = {name: take_rows(maps, part[:, 0], part[:, 1]) for name, maps in sources.items()}
-        made.append(
-            write_segment(segments[0].path.parent, items[start : start + rows], outputs, segments[-1].written_by)
-        )
+    for part in _parts(_bytes_of(sources, where)):
+        outputs = {name: take_rows(maps, where[part, 0], where[part, 1]) for name, maps in sources.items()}
+        made.append(write_segment(segments[0].path.parent, items[part], outputs, _written_by(segments)))
     for segment in segments:
         segment.path.unlink(missing_ok=True)
     return made
 
 
-def take_rows(sources: Sequence[np.ndarray], source: np.ndarray, row: np.ndarray) -> np.ndarray:
-    """Rows `row[i]` of `sources[source[i]]` as one matrix of shape `(len(row), D)`."""
-    out = np.empty((len(row), sources[0].shape[1]), dtype=sources[0].dtype)
-    for number in np.unique(source):
-        chosen = source == number
-        out[chosen] = sources[number][row[chosen]]
-    return out
+def _written_by(segments: Sequence[Segment]) -> Mapping[str, Any]:
+    distinct: list[dict[str, Any]] = []
+    for maker in (maker for segment in segments for maker in segment.makers):
+        if maker not in distinct:
+            distinct.append(maker)
+    return distinct[0] if len(distinct) == 1 else {"several": distinct[-MAKERS:]}
+
+
+def _bytes_of(sources: Mapping[str, Sequence[Values]], where: np.ndarray) -> np.ndarray:
+    """Size of each item over all outputs."""
+    sizes = np.zeros(len(where), dtype=np.int64)
+    for maps in sources.values():
+        for number, values in enumerate(maps):
+            chosen = where[:, 0] == number
+            lengths = values.lengths[where[chosen, 1]] if isinstance(values, Ragged) else 1
+            sizes[chosen] += lengths * values.shape[1] * values.dtype.itemsize
+    return sizes
+
+
+def _parts(sizes: np.ndarray) -> list[slice]:
+    """Cuts a row of items into parts of about `PART_BYTES` each."""
+    number = (np.cumsum(sizes) - 1) // PART_BYTES
+    starts = [0, *(np.flatnonzero(np.diff(number)) + 1).tolist(), len(sizes)]
+    return [slice(start, stop) for start, stop in itertools.pairwise(starts) if stop > start]

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from cache.batches import plan_paths, read_batches
 from cache.errors import CacheIncomplete, StoreDamaged, StoreError, listing
 from cache.files import replacing, write_json
-from cache.key import EncoderKey, unpack_items
-from cache.schema import FAILURES_FILE, KEY_FILE, VIEW_SUFFIX
+from cache.key import EncoderKey, pack_items, unpack_items
+from cache.schema import DAMAGED_SUFFIX, FAILURES_FILE, KEY_FILE, KEY_SCHEMA, PENDING_SUFFIX, VIEW_SUFFIX
 from cache.segment import Segment, check_segment, is_segment, merge_segments, read_segment
 
 MERGE_AT_ONCE = 4096
@@ -52,6 +57,7 @@ class EncoderStore:
 
         Raises:
             StoreDamaged: `key.json` is missing, unreadable, or not the key that names the folder.
+            StoreError: a newer version made the folder.
         """
         path = self.folder / KEY_FILE
         try:
@@ -61,16 +67,18 @@ class EncoderStore:
             raise StoreDamaged(f"{path} cannot be read ({error}); run extract again to write it") from error
         if key.digest != self.digest:
             raise StoreDamaged(f"{path} holds the key {key.digest}, its folder is named {self.digest}; move it away")
+        if key.schema > KEY_SCHEMA:
+            raise StoreError(
+                f"{self.folder} was made by a newer version: its key has schema {key.schema}, this version knows "
+                f"{KEY_SCHEMA}; use the version that made it, or a newer one"
+            )
         return key
 
     def create(self, key: EncoderKey) -> None:
         """Makes the folder and writes `key.json`; harmless when both are there."""
         if key.digest != self.digest:
             raise StoreError(f"{self.folder} is no place for the encoder key {key.digest}")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"cannot make {self.folder}: {error.strerror}; choose another --store") from error
+        _make(self.folder)
         try:
             self.key()
         except StoreDamaged:
@@ -78,9 +86,15 @@ class EncoderStore:
 
     def segment_paths(self) -> list[Path]:
         """Paths of the finished segments, oldest first."""
+        found, before = self._listed(), None
+        while found != before:  # while files come and go, a listing may miss an old one and its successor alike
+            found, before = self._listed(), found
+        return found
+
+    def _listed(self) -> list[Path]:
         if not self.folder.is_dir():
             return []
-        return sorted(path for path in self.folder.iterdir() if is_segment(path) and path.is_file())
+        return sorted(path for path in self.folder.iterdir() if is_segment(path))
 
     def segments(self) -> list[Segment]:
         """All finished segments, oldest first. One that a merge removes meanwhile is left out.
@@ -88,37 +102,48 @@ class EncoderStore:
         Raises:
             StoreDamaged: one of them is not what was written.
         """
-        found = []
-        for path in self.segment_paths():
-            try:
-                found.append(read_segment(path))
-            except FileNotFoundError:  # merged by another process; its rows are in a newer segment
-                return self.segments()
-        return found
+        return self.contents()[0]
 
-    def set_aside_damaged(self, check: Callable[[Path], object] = read_segment) -> list[Path]:
-        """Renames damaged segments to `*.damaged`, so that their items count as missing again.
+    def contents(self) -> tuple[list[Segment], np.ndarray]:
+        """All finished segments, oldest first, and their item keys end to end, `uint8 (n, 16)`.
+
+        Raises:
+            StoreDamaged: one of them is not what was written.
+        """
+        while True:
+            try:
+                segments = [read_segment(path) for path in self.segment_paths()]
+                return segments, np.concatenate([pack_items([]), *(segment.items for segment in segments)])
+            except FileNotFoundError:  # merged by another process; its rows are in a newer segment
+                continue
+
+    def items(self) -> set[bytes]:
+        """Keys of all items that are stored."""
+        return set(unpack_items(self.contents()[1]))
+
+    def set_aside_damaged(self, wanted: AbstractSet[bytes] | None = None) -> list[Path]:
+        """Renames damaged files to `*.damaged`, so that their items count as missing again.
 
         Args:
-            check: raises StoreDamaged for a damaged segment. By default header, length and item
-                keys are checked; `check_segment` reads every byte.
+            wanted: every byte is read of segments that hold one of these items, and of plans; of
+                other segments header, length and item keys. None reads every byte of all.
         """
         moved = []
         for path in self.segment_paths():
             try:
-                check(path)
+                items = read_segment(path).items
+                if wanted is None or not wanted.isdisjoint(unpack_items(items)):
+                    check_segment(path)
             except FileNotFoundError:
                 continue  # merged by another process
             except StoreDamaged:
                 moved.append(_set_aside(path))
+        for path in plan_paths(self.folder):
+            try:
+                read_batches(path)
+            except StoreDamaged:
+                moved.append(_set_aside(path))
         return moved
-
-    def items(self) -> set[bytes]:
-        """Keys of all items that are stored."""
-        stored: set[bytes] = set()
-        for segment in self.segments():
-            stored.update(unpack_items(segment.items))
-        return stored
 
     def consolidate(self, order: Sequence[bytes], small: int = 16384) -> None:
         """Merges segments of fewer than `small` rows into one, in the order of a data set.
@@ -133,7 +158,7 @@ class EncoderStore:
             except FileNotFoundError:  # another process merges the same segments; it will finish
                 return
             except StoreDamaged:  # found only now, for a merge reads every byte
-                self.set_aside_damaged(check_segment)
+                self.set_aside_damaged()
 
     def failures(self) -> list[Failure]:
         """Recorded failures, one an item."""
@@ -176,9 +201,19 @@ class EncoderStore:
 
 def _set_aside(path: Path) -> Path:
     try:
-        return path.rename(path.with_suffix(".damaged"))
+        return path.rename(path.with_suffix(DAMAGED_SUFFIX))
     except OSError as error:
         raise StoreError(f"{path} is damaged and cannot be set aside: {error.strerror}; remove it by hand") from error
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot make {folder}: {error.strerror}; choose another --store") from error
+
+
+_KEY_DIGEST = re.compile("[0-9a-f]{32}")
 
 
 class FeatureStore:
@@ -186,6 +221,10 @@ class FeatureStore:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
+
+    def create(self) -> None:
+        """Makes the folder; harmless when it is there."""
+        _make(self.root)
 
     def encoder(self, digest: str) -> EncoderStore:
         """The part of one encoder, whether it exists yet or not."""
@@ -195,7 +234,8 @@ class FeatureStore:
         """All encoders that have a folder here."""
         if not self.root.is_dir():
             return []
-        return [EncoderStore(path.parent) for path in sorted(self.root.glob(f"*/{KEY_FILE}"))]
+        folders = sorted(path for path in self.root.iterdir() if _KEY_DIGEST.fullmatch(path.name) and path.is_dir())
+        return [EncoderStore(path) for path in folders]
 
     def view_path(self, name: str) -> Path:
         """Where the view of the data set `name` lies.
@@ -207,12 +247,23 @@ class FeatureStore:
             raise StoreError(f"{name!r} cannot name a data set; give a plain name by --name")
         return self.root / f"{name}{VIEW_SUFFIX}"
 
+    def pending_path(self, name: str) -> Path:
+        """Where an extraction that has not ended yet says what it wants."""
+        return self.view_path(name).with_name(f"{name}{PENDING_SUFFIX}")
+
     def names(self) -> list[str]:
         """Names of the data sets that have a view here."""
+        return self._named(VIEW_SUFFIX)
+
+    def pending(self) -> list[str]:
+        """Names of the data sets of which an extraction is running or was stopped."""
+        return self._named(PENDING_SUFFIX)
+
+    def _named(self, suffix: str) -> list[str]:
         if not self.root.is_dir():
             return []
-        paths = sorted(self.root.glob(f"*{VIEW_SUFFIX}"))
-        return [path.name.removesuffix(VIEW_SUFFIX) for path in paths if not path.name.startswith(".")]
+        paths = sorted(self.root.glob(f"*{suffix}"))
+        return [path.name.removesuffix(suffix) for path in paths if not path.name.startswith(".")]
 
     def choose(self, name: str | None) -> str:
         """The data set `name`, or the only one there is.

@@ -3,59 +3,82 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from cache.errors import CacheIncomplete, DataError, UsageError, listing
-from cache.segment import Segment, take_rows
+from cache.ragged import Ragged, Values, offsets_of, take_rows
+from cache.schema import TOKENS
+from cache.segment import check_segment
 from cache.store import FeatureStore
-from cache.view import Block, View, read_view, refresh
+from cache.view import Block, View, placed, read_view, refresh
 
 
-class _Matrix:
-    """One output of an encoder over several segments, mapped and not copied, never pickled.
+class _Reader:
+    """Vectors of one modality over several segments, mapped and not copied, never pickled.
 
-    It is mapped when the table is opened, so that a merge by another process cannot take the
-    files away; a copy in a worker process is mapped on first use.
+    They are mapped when the table is opened, so that a merge by another process cannot take the
+    files away. A copy in a worker process maps them on first use, and finds its rows anew by
+    item key if the segments were merged meanwhile.
     """
 
-    def __init__(self, segments: Sequence[Segment], output: str, dim: int) -> None:
-        self._segments = tuple(segments)
-        self._output = output
-        self._dim = dim
-        self._starts = np.cumsum([0, *(len(segment) for segment in segments)])
-        self._maps: list[np.ndarray] | None = [segment.map(output) for segment in segments]
+    def __init__(self, store: FeatureStore, block: Block) -> None:
+        self._encoder = store.encoder(block.encoder)
+        self._maps: dict[str, list[Values]] = {}
+        while True:
+            self.block, self._segments = refresh(store, block)
+            try:
+                for name in self.outputs:
+                    self._mapped(name)
+                return
+            except FileNotFoundError:  # merged by another process in this very moment
+                continue
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": None}
+        return {**self.__dict__, "_maps": {}}
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What the encoder gave for each item."""
+        return tuple(self._segments[0].outputs) if self._segments else ()
 
     @property
     def dtype(self) -> np.dtype:
-        """The type in which vectors are stored; float32 for a matrix without rows."""
-        return np.dtype(self._segments[0].outputs[self._output].dtype if self._segments else np.float32)
+        """The type in which vectors are stored; float32 where there are none."""
+        return self._segments[0].dtype(self.block.output) if self._segments else np.dtype(np.float32)
 
-    def take(self, rows: np.ndarray) -> np.ndarray:
-        """Rows as `(len(rows), D)`; the map itself where they follow each other in one segment."""
-        if not len(rows):
-            return np.empty((0, self._dim), dtype=self.dtype)
-        if self._maps is None:
-            self._maps = self._mapped()
-        source = np.searchsorted(self._starts, rows, side="right") - 1
-        within = rows - self._starts[source]
-        if np.all(source == source[0]):
-            one = self._maps[source[0]]
-            if np.all(np.diff(within) == 1):
-                return one[within[0] : within[0] + len(rows)]
-            return np.asarray(one[within])
-        return take_rows(self._maps, source, within)
+    def check(self) -> None:
+        """Reads every byte of the segments; raises StoreDamaged unless all are as written."""
+        for segment in self._segments:
+            check_segment(segment.path)
 
-    def _mapped(self) -> list[np.ndarray]:
+    def take(self, samples: np.ndarray, output: str | None = None) -> Values:
+        """Vectors of samples that have some; the map itself where they follow each other in one segment."""
+        output = output or self.block.output
+        if not len(samples):
+            return np.empty((0, self.block.dim), dtype=self.dtype)
         try:
-            return [segment.map(self._output) for segment in self._segments]
-        except FileNotFoundError as error:
-            raise CacheIncomplete(f"{error.filename} was merged after the table was opened; load it again") from error
+            maps = self._mapped(output)
+        except FileNotFoundError:
+            self._maps = {}
+            self.block, self._segments = placed(self._encoder, self.block)
+            return self.take(samples, output)
+        rows = self.block.row[samples]
+        starts = np.cumsum([0, *(len(segment) for segment in self._segments)])
+        source = np.searchsorted(starts, rows, side="right") - 1
+        within = rows - starts[source]
+        one = maps[source[0]]
+        if isinstance(one, np.ndarray) and np.all(source == source[0]) and np.all(np.diff(within) == 1):
+            return one[within[0] : within[0] + len(rows)]
+        return take_rows(maps, source, within)
+
+    def _mapped(self, output: str) -> list[Values]:
+        if output not in self._maps:
+            self._maps[output] = [segment.map(output) for segment in self._segments]
+        return self._maps[output]
 
 
 class FeatureTable:
@@ -69,11 +92,9 @@ class FeatureTable:
         blocks: columns of each modality, such as `{"text": slice(0, 768), ...}`.
     """
 
-    def __init__(
-        self, view: View, matrices: Mapping[str, _Matrix], rows: np.ndarray, modalities: Sequence[str]
-    ) -> None:
+    def __init__(self, view: View, readers: Mapping[str, _Reader], rows: np.ndarray, modalities: Sequence[str]) -> None:
         self._view = view
-        self._matrices = matrices
+        self._readers = readers
         self._rows = rows
         self._modalities = tuple(modalities)
         self.blocks: dict[str, slice] = {}
@@ -108,7 +129,7 @@ class FeatureTable:
             index = index[0]
         if isinstance(index, tuple) or (np.ndim(index) == 0 and not isinstance(index, slice)):
             return self.to_numpy()[index]
-        return FeatureTable(self._view, self._matrices, self._rows[index], self._modalities)
+        return FeatureTable(self._view, self._readers, self._rows[index], self._modalities)
 
     @property
     def name(self) -> str:
@@ -128,7 +149,7 @@ class FeatureTable:
     @property
     def dtype(self) -> np.dtype:
         """Type of `to_numpy()`."""
-        return np.result_type(*(self._matrices[modality].dtype for modality in self._modalities))
+        return np.result_type(*(self._readers[modality].dtype for modality in self._modalities))
 
     @property
     def ids(self) -> np.ndarray:
@@ -193,19 +214,37 @@ class FeatureTable:
                 f"{self.name} has the modalities {listing(list(self._view.blocks))}, each to be asked for once; "
                 f"asked for {listing(modalities) or 'none'}"
             )
-        return FeatureTable(self._view, self._matrices, self._rows, modalities)
+        return FeatureTable(self._view, self._readers, self._rows, modalities)
 
     def block(self, modality: str, missing: float = 0.0) -> np.ndarray:
         """Vectors of one modality, shape `(n, D)`; rows without it are filled with `missing`."""
-        block, matrix = self._block(modality), self._matrices[modality]
-        rows = block.row[self._rows]
-        absent = rows < 0
+        reader = self._readers[modality]
+        absent = reader.block.row[self._rows] < 0
         if not absent.any():
-            return matrix.take(rows)
-        out = np.full((len(rows), block.dim), missing, dtype=matrix.dtype)
+            return cast(np.ndarray, reader.take(self._rows))
+        out = np.full((len(self), reader.block.dim), missing, dtype=reader.dtype)
         if not absent.all():
-            out[~absent] = matrix.take(rows[~absent])
+            out[~absent] = reader.take(self._rows[~absent])
         return out
+
+    def tokens(self, modality: str) -> Ragged:
+        """Token vectors of one modality: of a text its tokens, of a picture its grid, row by row.
+
+        Rows without the modality have no vectors. `values` has shape `(sum_T, D)`.
+
+        Raises:
+            CacheIncomplete: the data set was extracted without them.
+        """
+        reader = self._readers[modality]
+        if TOKENS not in reader.outputs:
+            raise CacheIncomplete(f"{self.name} has no {modality} tokens; run extract again with --tokens")
+        present = reader.block.row[self._rows] >= 0
+        taken = reader.take(self._rows[present], TOKENS)
+        lengths = np.zeros(len(self), dtype=np.int64)
+        if isinstance(taken, Ragged):
+            lengths[present] = taken.lengths
+            return Ragged(taken.values, offsets_of(lengths))
+        return Ragged(taken, offsets_of(lengths))
 
     def to_numpy(self, missing: float = 0.0) -> np.ndarray:
         """All columns as one array of shape `(n, D)`.
@@ -224,19 +263,25 @@ class FeatureTable:
         return out
 
 
-def table_of(store: FeatureStore, view: View, modalities: Sequence[str] | None = None) -> FeatureTable:
-    """The table of a view, whether it was written to the store or only made in memory."""
-    blocks, matrices = {}, {}
-    for modality, block in view.blocks.items():
-        blocks[modality], segments = refresh(store, block)
-        matrices[modality] = _Matrix(segments, block.output, block.dim)
-    current = View(view.name, view.ids, view.labels, view.split, view.groups, blocks, view.source)
-    table = FeatureTable(current, matrices, np.arange(len(view.ids)), list(view.blocks))
-    return table if modalities is None else table.select(modalities)
+def table_of(
+    store: FeatureStore, view: View, modalities: Sequence[str] | None = None, check: bool = False
+) -> FeatureTable:
+    """The table of a view, whether it was written to the store or only made in memory; arguments as `load`."""
+    readers = {modality: _Reader(store, block) for modality, block in view.blocks.items()}
+    current = replace(view, blocks={modality: reader.block for modality, reader in readers.items()})
+    table = FeatureTable(current, readers, np.arange(len(view)), list(view.blocks))
+    table = table if modalities is None else table.select(modalities)
+    if check:
+        for modality in table.modalities:
+            readers[modality].check()
+    return table
 
 
 def load(
-    store: str | Path = "features", name: str | None = None, modalities: Sequence[str] | None = None
+    store: str | Path = "features",
+    name: str | None = None,
+    modalities: Sequence[str] | None = None,
+    check: bool = False,
 ) -> FeatureTable:
     """Opens a data set of the store.
 
@@ -244,6 +289,8 @@ def load(
         store: the store's folder.
         name: the data set; may be left out when the store holds only one.
         modalities: which to take and in which order; all by default.
+        check: read every byte of the vectors' files and compare checksums. Without it a file is
+            opened by its header alone, and a flipped byte in a vector is found by `cache verify`.
 
     Raises:
         CacheIncomplete: no such data set, or vectors of it are gone from the store.
@@ -251,8 +298,9 @@ def load(
         UsageError: the data set lacks one of the modalities.
     """
     opened = FeatureStore(store)
+    name = opened.choose(name)
     try:
-        return table_of(opened, read_view(opened, opened.choose(name)), modalities)
+        return table_of(opened, read_view(opened, name), modalities, check)
     except FileNotFoundError as error:
         if isinstance(error, CacheIncomplete):
             raise

@@ -1,27 +1,35 @@
 """A view: one data set as rows of the store. It holds no vectors, only where they are.
 
 `<name>.view.h5` keeps ids, labels, splits, groups and, for each modality, the item key, state
-and row of every sample. It is all that stage two needs besides the segments.
+and row of every sample. It is all that stage two needs besides the segments. While a data set
+is being encoded, `<name>.pending.h5` says which items it wants.
 """
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Mapping, Sequence
+import mmap
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from cache.errors import CacheIncomplete, listing
-from cache.files import open_sealed, write_sealed
-from cache.key import canonical_json, digest, unpack_items
+from cache.errors import CacheIncomplete, StoreDamaged, listing
+from cache.files import check_held, hold, write_sealed
+from cache.find import find_rows
+from cache.key import canonical_json, digest
 from cache.schema import PRESENT
-from cache.segment import Segment
+from cache.segment import Segment, read_segment
 from cache.store import EncoderStore, FeatureStore
 
 _TEXT = h5py.string_dtype("utf-8")
+_TEXTS = ("ids", "labels", "split")
+_ARRAYS = ("items", "state", "row")
 
 
 @dataclass(frozen=True)
@@ -33,10 +41,10 @@ class Block:
         encoder: digest of the encoder key.
         output: which of the encoder's outputs is taken, such as `mean`.
         dim: columns D of the output.
-        items: `uint8 (n, 16)`, item keys; zeros where there is none.
-        state: `uint8 (n,)`, PRESENT, MISSING or FAILED.
-        row: `int64 (n,)`, row in the segments laid end to end; -1 unless PRESENT.
-        segments: names of those segments, in that order.
+        arrays: `items`, `uint8 (n, 16)`: item keys, zeros where there is none; `state`, `uint8 (n,)`:
+            PRESENT, MISSING or FAILED; `row`, `int64 (n,)`: row in the segments laid end to end,
+            -1 unless PRESENT.
+        segments: name of each of those segments and the checksum of its item keys, in that order.
         spec: the options from which the encoder was built, to build it again.
     """
 
@@ -44,11 +52,24 @@ class Block:
     encoder: str
     output: str
     dim: int
-    items: np.ndarray
-    state: np.ndarray
-    row: np.ndarray
-    segments: tuple[str, ...]
+    arrays: Mapping[str, np.ndarray]
+    segments: tuple[tuple[str, int], ...] = ()
     spec: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def items(self) -> np.ndarray:
+        """Item keys, `uint8 (n, 16)`; zeros where there is none."""
+        return self.arrays["items"]
+
+    @property
+    def state(self) -> np.ndarray:
+        """`uint8 (n,)`: PRESENT, MISSING or FAILED."""
+        return self.arrays["state"]
+
+    @property
+    def row(self) -> np.ndarray:
+        """`int64 (n,)`: row in the segments laid end to end; -1 unless PRESENT."""
+        return self.arrays["row"]
 
     @property
     def present(self) -> np.ndarray:
@@ -60,22 +81,42 @@ class Block:
 class View:
     """One data set: `n` samples in the order of the data.
 
-    `ids`, `labels` and `split` are arrays of `n` strings (objects), empty where the data gives none.
-    `groups` is `int64 (n,)`: samples that must not be parted by a split share a number.
+    `columns` holds `ids`, `labels` and `split`, arrays of `n` strings (objects), empty where the data
+    gives none, and `groups`, `int64 (n,)`: samples that must not be parted by a split share a number.
     """
 
     name: str
-    ids: np.ndarray
-    labels: np.ndarray
-    split: np.ndarray
-    groups: np.ndarray
+    columns: Mapping[str, np.ndarray]
     blocks: Mapping[str, Block]
     source: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Sample ids."""
+        return self.columns["ids"]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels; empty where there is none."""
+        return self.columns["labels"]
+
+    @property
+    def split(self) -> np.ndarray:
+        """Splits as the data gives them; empty where it gives none."""
+        return self.columns["split"]
+
+    @property
+    def groups(self) -> np.ndarray:
+        """`int64 (n,)`: samples that must stay together share a number."""
+        return self.columns["groups"]
 
     @property
     def digest(self) -> str:
         """Digest of what the data set says: ids, labels, splits, groups and content."""
-        texts = canonical_json([column.tolist() for column in (self.ids, self.labels, self.split)])
+        texts = canonical_json([self.columns[name].tolist() for name in _TEXTS])
         parts = [block.modality.encode() + block.items.tobytes() for block in self.blocks.values()]
         return digest(texts, self.groups.tobytes(), *parts)
 
@@ -91,105 +132,209 @@ def locate(
     Raises:
         CacheIncomplete: an item that the state calls present is not in the store.
     """
-    segments = store.segments()
-    places: dict[bytes, int] = {}
-    start = 0
-    for segment in segments:
-        for place, item in enumerate(unpack_items(segment.items), start):
-            places.setdefault(item, place)
-        start += len(segment)
-    keys = unpack_items(items)
-    rows = np.full(len(keys), -1, dtype=np.int64)
-    lost = []
-    for sample in np.flatnonzero(state == PRESENT):
-        if keys[sample] in places:
-            rows[sample] = places[keys[sample]]
-        else:
-            lost.append(int(sample))
-    if lost:
+    segments, stored = store.contents()
+    rows = np.where(state == PRESENT, find_rows(stored, items), -1)
+    lost = np.flatnonzero((rows < 0) & (state == PRESENT))
+    if len(lost):
         raise CacheIncomplete(
             f"{len(lost)} {modality} vectors of this data set are not in {store.folder} "
-            f"(first samples: {listing(lost, 5)}); run extract again to encode them"
+            f"(first samples: {listing(lost.tolist(), 5)}); run extract again to encode them"
         )
     return rows, segments
+
+
+def placed(store: EncoderStore, block: Block) -> tuple[Block, list[Segment]]:
+    """The block with the rows at which its items are now, and the segments that are counted by them.
+
+    Raises:
+        CacheIncomplete: an item that the block calls present is not in the store.
+    """
+    rows, segments = locate(store, block.items, block.state, block.modality)
+    names = tuple((segment.path.name, segment.items_crc32) for segment in segments)
+    arrays = {"items": block.items, "state": block.state, "row": rows}
+    return replace(block, arrays=arrays, segments=names), segments
 
 
 def refresh(store: FeatureStore, block: Block) -> tuple[Block, list[Segment]]:
     """The block with rows that are true of the segments there are now, and these segments.
 
-    Rows written down earlier stand as long as the same segments are there and hold the same
-    items at these rows; after a merge they are found anew by item key.
+    Rows written down earlier stand as long as the same segments are there with the same items;
+    after a merge they are found anew by item key.
     """
     encoder = store.encoder(block.encoder)
-    segments = encoder.segments()
-    by_name = {segment.path.name: segment for segment in segments}
-    if all(name in by_name for name in block.segments):
-        used = [by_name[name] for name in block.segments]
-        if _rows_hold(block, used):
-            return block, used
-    rows, segments = locate(encoder, block.items, block.state, block.modality)
-    return replace(block, row=rows, segments=tuple(segment.path.name for segment in segments)), segments
-
-
-def _rows_hold(block: Block, segments: Sequence[Segment]) -> bool:
+    try:
+        used = [read_segment(encoder.folder / name) for name, _ in block.segments]
+    except (FileNotFoundError, StoreDamaged):  # merged, or set aside: what is there now decides
+        return placed(encoder, block)
+    same = [segment.items_crc32 for segment in used] == [crc for _, crc in block.segments]
     rows = block.row[block.present]
-    if not len(rows):
-        return True
-    if not segments or rows.min() < 0 or rows.max() >= sum(len(segment) for segment in segments):
-        return False
-    items = np.concatenate([segment.items for segment in segments])
-    return np.array_equal(items[rows], block.items[block.present])
+    if same and (not len(rows) or (rows.min() >= 0 and rows.max() < sum(map(len, used)))):
+        return block, used
+    return placed(encoder, block)
 
 
-def write_view(store: FeatureStore, view: View) -> None:
-    """Writes a view durably; it replaces the one of the same name."""
+def write_view(store: FeatureStore, view: View, pending: bool = False) -> None:
+    """Writes a view durably; it replaces the one of the same name.
+
+    Args:
+        pending: write down only what the data set wants; whoever reads its view is not disturbed.
+    """
 
     def fill(file: h5py.File) -> dict[str, Any]:
-        """Puts the view into an open file; its header needs nothing besides."""
         file.attrs["name"] = view.name
-        file.attrs["digest"] = view.digest
-        file.attrs["source"] = json.dumps(dict(view.source), sort_keys=True)
-        file.attrs["blocks"] = json.dumps(list(view.blocks))
-        for name in ("ids", "labels", "split"):
-            file.create_dataset(name, data=getattr(view, name), dtype=_TEXT)
-        file.create_dataset("groups", data=view.groups)
-        for modality, block in view.blocks.items():
-            _write_block(file.create_group(f"blocks/{modality}"), block)
-        return {}
+        for name in _TEXTS:
+            file.create_dataset(name, data=view.columns[name], dtype=_TEXT)
+        about = {
+            "digest": view.digest,
+            "source": dict(view.source),
+            "groups": _put(file, "groups", view.groups),
+            "blocks": [_put_block(file, block) for block in view.blocks.values()],
+        }
+        return {"about": _put(file, "about", np.frombuffer(canonical_json(about), dtype=np.uint8))}
 
-    write_sealed(store.view_path(view.name), "view", fill)
-
-
-def _write_block(group: h5py.Group, block: Block) -> None:
-    for name in ("encoder", "output", "dim"):
-        group.attrs[name] = getattr(block, name)
-    group.attrs["spec"] = json.dumps(dict(block.spec), sort_keys=True)
-    group.attrs["segments"] = json.dumps(block.segments)
-    for name in ("items", "state", "row"):
-        group.create_dataset(name, data=getattr(block, name))
+    path = store.pending_path(view.name) if pending else store.view_path(view.name)
+    write_sealed(path, "view", fill)
 
 
-def read_view(store: FeatureStore, name: str) -> View:
-    """Reads a view; its rows may be outdated, see `refresh`.
+def _put(file: h5py.File, name: str, values: np.ndarray) -> dict[str, Any]:
+    values = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
+    dataset = file.create_dataset(name, data=values)
+    crc = zlib.crc32(values.tobytes())
+    return {"offset": dataset.id.get_offset(), "shape": values.shape, "dtype": values.dtype.str, "crc32": crc}
+
+
+def _put_block(file: h5py.File, block: Block) -> dict[str, Any]:
+    folder = f"blocks/{block.modality}"
+    about = {"modality": block.modality, "encoder": block.encoder, "output": block.output, "dim": block.dim}
+    file.create_group(folder).attrs.update(about)
+    arrays = {name: _put(file, f"{folder}/{name}", block.arrays[name]) for name in _ARRAYS}
+    return {**about, "arrays": arrays, "segments": list(block.segments), "spec": dict(block.spec)}
+
+
+class _Held(Mapping[str, np.ndarray]):
+    """Arrays and texts of a view's file, each read and checked when first asked for.
+
+    The map is of the very file that was opened: a view of the same name that is written later
+    changes nothing here. A pickled copy holds the arrays themselves.
+    """
+
+    def __init__(
+        self, path: Path, header: Mapping[str, Any], held: mmap.mmap, extents: Mapping[str, Any], texts: Sequence[str]
+    ) -> None:
+        self._path = path
+        self._header = header
+        self._held = held
+        self._extents = extents
+        self._names = (*extents, *texts)
+        self._read: dict[str, np.ndarray] = {}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._names:
+            raise KeyError(name)
+        if name not in self._read:
+            if name in self._extents:
+                self._read[name] = _array(self._path, self._held, self._extents[name])
+            else:
+                self._read.update(_texts(self._path, self._header, self._held))
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)
+
+
+def _array(path: Path, held: mmap.mmap, extent: Mapping[str, Any]) -> np.ndarray:
+    dtype, shape = np.dtype(extent["dtype"]), tuple(extent["shape"])
+    length = int(np.prod(shape)) * dtype.itemsize
+    raw = held[extent["offset"] : extent["offset"] + length] if length else b""
+    if zlib.crc32(raw) != extent["crc32"]:
+        raise StoreDamaged(f"{path} is damaged (its checksum does not fit); run extract again to replace it")
+    return np.frombuffer(raw, dtype=dtype).reshape(shape)
+
+
+def _texts(path: Path, header: Mapping[str, Any], held: mmap.mmap) -> dict[str, np.ndarray]:
+    check_held(path, header, held)
+    with h5py.File(io.BytesIO(held), "r") as file:
+        return {name: file[name].asstr()[...] for name in _TEXTS}
+
+
+def read_view(store: FeatureStore, name: str, pending: bool = False) -> View:
+    """Opens a view; its arrays are read when they are asked for. Its rows may be outdated, see `refresh`.
 
     Raises:
-        StoreDamaged: the file is not what was written.
+        FileNotFoundError: there is none of that name.
+        StoreDamaged: the file is not what was written; of an array, once it is asked for.
     """
-    with open_sealed(store.view_path(name), "view") as file:
-        texts = {key: file[key].asstr()[...] for key in ("ids", "labels", "split")}
-        blocks = {key: _read_block(key, file[f"blocks/{key}"]) for key in json.loads(file.attrs["blocks"])}
-        source = json.loads(file.attrs["source"])
-        return View(name=name, groups=file["groups"][...], blocks=blocks, source=source, **texts)
+    path = store.pending_path(name) if pending else store.view_path(name)
+    header, held = hold(path, "view")
+    if header["schema"] == 1:
+        return _read_schema_1(path, name, header, held)
+    about = json.loads(_array(path, held, header["about"]).tobytes())
+    blocks = {
+        one["modality"]: Block(
+            one["modality"],
+            one["encoder"],
+            one["output"],
+            one["dim"],
+            _Held(path, header, held, one["arrays"], ()),
+            tuple((name, crc) for name, crc in one["segments"]),
+            one["spec"],
+        )
+        for one in about["blocks"]
+    }
+    return View(name, _Held(path, header, held, {"groups": about["groups"]}, _TEXTS), blocks, about["source"])
 
 
-def _read_block(modality: str, group: h5py.Group) -> Block:
-    arrays = {name: group[name][...] for name in ("items", "state", "row")}
-    return Block(
-        modality=modality,
-        encoder=str(group.attrs["encoder"]),
-        output=str(group.attrs["output"]),
-        dim=int(group.attrs["dim"]),
-        segments=tuple(json.loads(group.attrs["segments"])),
-        spec=json.loads(group.attrs["spec"]),
-        **arrays,
-    )
+def check_view(store: FeatureStore, name: str, pending: bool = False) -> View:
+    """Opens a view and reads every byte of it; raises as `read_view`, and at once."""
+    path = store.pending_path(name) if pending else store.view_path(name)
+    check_held(path, *hold(path, "view"))
+    return read_view(store, name, pending)
+
+
+def _read_schema_1(path: Path, name: str, header: Mapping[str, Any], held: mmap.mmap) -> View:
+    """Views of the first version keep everything in HDF5, and no checksums of segments."""
+    check_held(path, header, held)
+    with h5py.File(io.BytesIO(held), "r") as file:
+        columns = {key: file[key].asstr()[...] for key in _TEXTS} | {"groups": file["groups"][...]}
+        blocks = {}
+        for modality in json.loads(file.attrs["blocks"]):
+            group = file[f"blocks/{modality}"]
+            blocks[modality] = Block(
+                modality,
+                str(group.attrs["encoder"]),
+                str(group.attrs["output"]),
+                int(group.attrs["dim"]),
+                {key: group[key][...] for key in _ARRAYS},
+                spec=json.loads(group.attrs["spec"]),
+            )
+        return View(name, columns, blocks, json.loads(file.attrs["source"]))
+
+
+def wanted_items(store: FeatureStore) -> dict[str, np.ndarray]:
+    """By encoder digest, the item keys that views and pending views name, `uint8 (n, 16)`.
+
+    They follow each other as in the data sets; an item may stand in it several times.
+
+    Raises:
+        StoreDamaged: a view cannot be read: what it names is not known.
+    """
+    views = [view for name in store.pending() if (view := _still_there(store, name, True)) is not None]
+    # Views second: an extraction that ends meanwhile publishes its view before it removes the pending one.
+    views += [view for name in store.names() if (view := _still_there(store, name, False)) is not None]
+    found: dict[str, list[np.ndarray]] = {}
+    for block in (block for view in views for block in view.blocks.values()):
+        found.setdefault(block.encoder, []).append(block.items[block.present])
+    return {encoder: np.concatenate(items) for encoder, items in found.items()}
+
+
+def _still_there(store: FeatureStore, name: str, pending: bool) -> View | None:
+    try:
+        return check_view(store, name, pending)
+    except FileNotFoundError:  # removed or completed since it was listed
+        return None

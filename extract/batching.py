@@ -14,6 +14,11 @@ class Budget:
     items: int
 
 
+def fits(costs: Sequence[int], budget: Budget) -> bool:
+    """Whether items of these costs make a batch: one alone always does."""
+    return len(costs) == 1 or (len(costs) <= budget.items and len(costs) * max(costs) <= budget.cost)
+
+
 def plan_batches(costs: Sequence[int], budget: Budget) -> list[list[int]]:
     """Parts items into batches of like cost.
 

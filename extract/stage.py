@@ -5,18 +5,20 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cache import (
     FAILED,
+    KEY_FILE,
     MISSING,
     NO_ITEM,
-    PRESENT,
+    TOKENS,
     Block,
+    CacheIncomplete,
     DataError,
     EncoderKey,
     EncoderStore,
@@ -26,22 +28,23 @@ from cache import (
     ModelError,
     Plan,
     Progress,
+    StoreError,
     UsageError,
     View,
-    item_key,
-    joined_groups,
     listing,
-    locate,
     pack_items,
+    placed,
     plan_extraction,
     silent,
     write_view,
 )
+from extract.contents import Contents, read_contents
 from extract.encoders import build_encoder
 from extract.encoders.memo import recall, remember
-from extract.encoders.spec import OUTPUTS, Encoder, EncoderSpec, outputs_of
-from extract.engine import Broken, encode_items
-from extract.manifest import Manifest, Sample
+from extract.encoders.spec import OUTPUTS, Encoder, EncoderSpec, outputs_of, without_tokens
+from extract.engine import Broken, Work, encode_items
+from extract.manifest import Manifest
+from extract.wanted import announce, wanted_view
 
 if TYPE_CHECKING:
     from extract.runtime import Runtime
@@ -102,14 +105,7 @@ class Extraction:
         return sorted({failure.id for failures in self.failures.values() for failure in failures})
 
 
-@dataclass
-class _Hashed:
-    """Item keys of one modality of all samples, and where the content of each item lies."""
-
-    items: list[bytes]
-    state: np.ndarray
-    contents: dict[bytes, str | Path]
-    unreadable: list[Failure]
+_Chosen = tuple[EncoderSpec, EncoderKey, Encoder | None]
 
 
 def extract(manifest: Manifest, settings: Settings, progress: Progress = silent) -> Extraction:
@@ -135,9 +131,7 @@ class _Stage:
         self._progress = progress
         self._store = FeatureStore(settings.store)
         self._runtime: Runtime | None = None
-        empty = np.empty(0, dtype=np.int64)
-        self._view = View(settings.name, empty, empty, empty, empty, {})
-        self._done = Extraction(self._view, samples=len(manifest.samples))
+        self._done = Extraction(View(settings.name, {}, {}), samples=len(manifest.samples))
 
     def run(self) -> Extraction:
         """Loads or recalls the encoders, encodes one modality after the other, writes the view."""
@@ -150,16 +144,20 @@ class _Stage:
         if self._settings.device not in ("auto", "cpu"):
             self._device()  # a GPU that is asked for must be there, whether or not anything is to encode
         # All keys first: a wrong model name must not come to light after hours of the other modality.
-        encoders = [(spec, *self._key(spec)) for spec in self._settings.specs]
-        blocks: dict[str, Block] = {}
-        columns: list[list[bytes | None]] = []
-        for spec, key, encoder in encoders:
-            hashed = self._hash(spec.modality)
-            blocks[spec.modality] = self._block(spec, key, encoder, hashed)
-            columns.append([item if item != NO_ITEM else None for item in hashed.items])
-        self._done.view = self._make_view(blocks, columns)
+        encoders = [self._key(spec) for spec in self._settings.specs]
+        hashed = [self._hash(spec.modality) for spec, _, _ in encoders]
+        wanted = [_wanted(spec, key, one) for (spec, key, _), one in zip(encoders, hashed, strict=True)]
+        view = wanted_view(self._settings.name, self._manifest, wanted)
+        if self._settings.keep:
+            self._done.warnings += announce(self._store, view)
+        blocks = {
+            spec.modality: self._block(spec, key, encoder, one, view.blocks[spec.modality])
+            for (spec, key, encoder), one in zip(encoders, hashed, strict=True)
+        }
+        self._done.view = replace(view, blocks=blocks)
         if self._settings.keep:
             write_view(self._store, self._done.view)
+            self._store.pending_path(view.name).unlink(missing_ok=True)
         return self._done
 
     def _device(self) -> Runtime:
@@ -170,51 +168,35 @@ class _Stage:
             self._done.device = self._runtime.name
         return self._runtime
 
-    def _hash(self, modality: str) -> _Hashed:
+    def _hash(self, modality: str) -> Contents:
         started = time.perf_counter()
-        samples = self._manifest.samples
-        hashed = _Hashed([], np.zeros(len(samples), dtype=np.uint8), {}, [])
-        for number, sample in enumerate(samples):
-            item = _item_of(sample, modality, hashed)
-            hashed.items.append(item)
-            if item != NO_ITEM:
-                hashed.state[number] = PRESENT
-            elif hashed.unreadable and hashed.unreadable[-1].id == sample.id:
-                hashed.state[number] = FAILED
-            if number % 512 == 511 or number == len(samples) - 1:
-                self._progress(f"read {modality}", number + 1, len(samples))
+        contents = read_contents(self._manifest.samples, modality, self._progress)
         self._done.encode_seconds += time.perf_counter() - started
-        self._done.missing[modality] = int((hashed.state == MISSING).sum())
-        return hashed
+        self._done.missing[modality] = int((contents.state == MISSING).sum())
+        return contents
 
-    def _block(self, spec: EncoderSpec, key: EncoderKey, encoder: Encoder | None, hashed: _Hashed) -> Block:
+    def _block(
+        self, spec: EncoderSpec, key: EncoderKey, encoder: Encoder | None, hashed: Contents, wanted: Block
+    ) -> Block:
         """Makes sure that every item of one modality is stored, as far as it can be encoded."""
         store = self._store.encoder(key.digest)
         store.create(key)
-        for path in store.set_aside_damaged():
+        for path in store.set_aside_damaged(hashed.places.keys()):
             self._done.warnings.append(f"{path} was damaged and set aside; its items are encoded again")
         known = self._known_bad(store)
-        plan = plan_extraction(hashed.contents, store.items(), known)
+        plan = plan_extraction(hashed.places, store.items(), known)
         self._done.reasons[spec.modality] = plan.reason
         self._done.reused += plan.reused
         failed = {item: known[item] for item in plan.refused}
         if plan.missing:
             failed.update(self._encode(spec, encoder, store, plan, hashed))
         self._note_failures(spec.modality, store, hashed, failed)
-        items = pack_items(hashed.items)
-        rows, segments = locate(store, items, hashed.state, spec.modality)
-        output = spec.output or OUTPUTS[spec.modality][0]
-        return Block(
-            modality=spec.modality,
-            encoder=key.digest,
-            output=output,
-            dim=outputs_of(key.fields)[output],
-            items=items,
-            state=hashed.state,
-            row=rows,
-            segments=tuple(segment.path.name for segment in segments),
-            spec=spec.as_json(),
-        )
+        try:
+            return placed(store, wanted)[0]
+        except CacheIncomplete as error:
+            raise StoreError(
+                f"{error}: another process removed them while they were in use, such as `cache gc`"
+            ) from error
 
     def _known_bad(self, store: EncoderStore) -> dict[bytes, Broken]:
         """Items that this very decoder has refused before: equal bytes would fail again."""
@@ -227,7 +209,7 @@ class _Stage:
         }
 
     def _note_failures(
-        self, modality: str, store: EncoderStore, hashed: _Hashed, failed: Mapping[bytes, Broken]
+        self, modality: str, store: EncoderStore, hashed: Contents, failed: Mapping[bytes, Broken]
     ) -> None:
         failures = [*hashed.unreadable]
         for sample, item, number in zip(self._manifest.samples, hashed.items, range(len(hashed.items)), strict=True):
@@ -237,15 +219,17 @@ class _Stage:
                 failures.append(Failure(sample.id, failed[item].reason, digest, _decoder()))
         self._done.failures[modality] = failures
         self._check_failures(failures)
-        store.record_failures(failures, resolved=[item for item in hashed.contents if item not in failed])
+        store.record_failures(failures, resolved=[item for item in hashed.places if item not in failed])
 
-    def _key(self, spec: EncoderSpec) -> tuple[EncoderKey, Encoder | None]:
+    def _key(self, spec: EncoderSpec) -> _Chosen:
         """The encoder's key; the encoder itself only if it had to be loaded to know the key."""
         encoder = None
         key = recall(self._settings.store, spec)
         if key is None:
             encoder = self._load(spec)
             key = encoder.key
+        if not spec.tokens and (larger := self._with_tokens(key)):
+            spec, key, encoder = replace(spec, tokens=True), larger, None
         widths = outputs_of(key.fields)
         if spec.output is not None and spec.output not in widths:
             raise UsageError(
@@ -261,7 +245,14 @@ class _Stage:
         if encoder is not None:
             self._store.encoder(key.digest).create(key)
             remember(self._settings.store, spec, encoder)
-        return key, encoder
+        return spec, key, encoder
+
+    def _with_tokens(self, key: EncoderKey) -> EncoderKey | None:
+        """The same encoder with tokens kept, if the store has it and not the plain one: it serves as well."""
+        if self._store.encoder(key.digest).folder.exists() or self._settings.expected:
+            return None
+        keys = (store.key() for store in self._store.encoders() if (store.folder / KEY_FILE).exists())
+        return next((one for one in keys if TOKENS in one.fields and without_tokens(one.fields) == key.fields), None)
 
     def _load(self, spec: EncoderSpec) -> Encoder:
         self._progress(f"load {spec.modality} model {spec.model}", 0, 1)
@@ -270,18 +261,24 @@ class _Stage:
         return encoder
 
     def _encode(
-        self, spec: EncoderSpec, encoder: Encoder | None, store: EncoderStore, plan: Plan, hashed: _Hashed
+        self, spec: EncoderSpec, encoder: Encoder | None, store: EncoderStore, plan: Plan, hashed: Contents
     ) -> dict[bytes, Broken]:
         """Encodes the plan's items and returns what is wrong with those that failed."""
         encoder = encoder or self._load(spec)
+        if encoder.key.digest != store.digest:
+            raise ModelError(
+                f"{spec.model} changed while it was in use: its key was {store.digest} and is {encoder.key.digest} "
+                "now; run the same command again"
+            )
         runtime = self._device()
         self._warn_of_mixing(store, runtime)
         started = time.perf_counter()
         writer = FeatureWriter(store, list(outputs_of(encoder.key.fields)), runtime.record())
-        contents = {item: hashed.contents[item] for item in plan.missing}
+        work = Work(hashed.places, plan.missing, plan.refused)
         failed: dict[bytes, Broken] = {}
-        for outcome in encode_items(encoder, contents, writer, runtime.budget(spec.modality), self._progress):
+        for outcome in encode_items(encoder, work, store, writer, runtime.budget(spec.modality), self._progress):
             self._done.encoded += len(outcome.encoded)
+            self._done.reused += outcome.elsewhere
             failed.update(outcome.failed)
             if outcome.failed:
                 names = self._names(hashed, failed)
@@ -291,7 +288,7 @@ class _Stage:
         self._done.encode_seconds += time.perf_counter() - started
         return failed
 
-    def _names(self, hashed: _Hashed, items: Collection[bytes]) -> dict[bytes, str]:
+    def _names(self, hashed: Contents, items: Collection[bytes]) -> dict[bytes, str]:
         pairs = zip(hashed.items, self._manifest.samples, strict=True)
         return {item: sample.id for item, sample in pairs if item in items}
 
@@ -306,7 +303,8 @@ class _Stage:
         )
 
     def _warn_of_mixing(self, store: EncoderStore, runtime: Runtime) -> None:
-        made = {tuple(sorted(segment.written_by.items())) for segment in store.segments()}
+        makers = (maker for segment in store.segments() for maker in segment.makers)
+        made = {tuple(sorted(maker.items())) for maker in makers}
         now = tuple(sorted(runtime.record().items()))
         if made - {now}:
             self._done.warnings.append(
@@ -314,39 +312,15 @@ class _Stage:
                 f"({listing([dict(one) for one in made - {now}], 1)}); they may differ in the last digits"
             )
 
-    def _make_view(self, blocks: dict[str, Block], columns: list[list[bytes | None]]) -> View:
-        samples = self._manifest.samples
-        source: dict[str, Any] = {
-            "data": str(self._manifest.path),
-            "layout": self._manifest.layout,
-            **self._manifest.notes,
-        }
-        return View(
-            name=self._settings.name,
-            ids=np.array([sample.id for sample in samples], dtype=object),
-            labels=np.array([sample.label for sample in samples], dtype=object),
-            split=np.array([sample.split for sample in samples], dtype=object),
-            groups=joined_groups(len(samples), [[sample.group or None for sample in samples], *columns]),
-            blocks=blocks,
-            source=source,
-        )
+
+def _wanted(spec: EncoderSpec, key: EncoderKey, contents: Contents) -> Block:
+    """The block as it will be, but for the rows."""
+    output = spec.output or OUTPUTS[spec.modality][0]
+    row = np.full(len(contents.items), -1, dtype=np.int64)
+    arrays = {"items": pack_items(contents.items), "state": contents.state, "row": row}
+    width = outputs_of(key.fields)[output]
+    return Block(spec.modality, key.digest, output, width, arrays, spec=spec.as_json())
 
 
 def _decoder() -> str:
     return f"pillow {importlib.metadata.version('pillow')}"
-
-
-def _item_of(sample: Sample, modality: str, hashed: _Hashed) -> bytes:
-    """The item key of one modality of a sample; NO_ITEM where it is missing or cannot be read."""
-    content = sample.inputs.get(modality)
-    if content is None:
-        return NO_ITEM
-    try:
-        item = item_key(content.read_bytes() if isinstance(content, Path) else content)
-    except (FileNotFoundError, NotADirectoryError):
-        return NO_ITEM
-    except OSError as error:
-        hashed.unreadable.append(Failure(sample.id, f"cannot be read: {error.strerror}", None))
-        return NO_ITEM
-    hashed.contents.setdefault(item, content)
-    return item

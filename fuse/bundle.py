@@ -13,10 +13,13 @@ from safetensors.numpy import load as parse
 from safetensors.numpy import save as serialize
 from sklearn.base import BaseEstimator
 
-from cache import SCHEMA, PipelineError, UsageError, digest, replacing, write_json
+from cache import PipelineError, UsageError, digest, replacing, write_json
 from fuse.estimators import FusionClassifier
 from fuse.inputs import BlockScaler
 from fuse.registry import HEADS
+
+RUN_SCHEMA = 1
+"""Version of a run's files."""
 
 TENSORS, STATE = "model.safetensors", "model.json"
 _KINDS: tuple[type[BaseEstimator], ...] = (BlockScaler, *(head.classifier for head in HEADS.values()))
@@ -42,7 +45,7 @@ def save(estimator: FusionClassifier, folder: str | Path) -> None:
     with replacing(folder / TENSORS) as temporary:
         temporary.write_bytes(content)
     shapes = {name: [list(array.shape), array.dtype.name] for name, array in tensors.items()}
-    write_json(folder / STATE, {"schema": SCHEMA, "estimator": state, "tensors": shapes, "digest": digest(content)})
+    write_json(folder / STATE, {"schema": RUN_SCHEMA, "estimator": state, "tensors": shapes, "digest": digest(content)})
 
 
 def load(folder: str | Path) -> FusionClassifier:
@@ -57,8 +60,8 @@ def load(folder: str | Path) -> FusionClassifier:
         content = json.loads((folder / STATE).read_text(encoding="utf-8"))
         raw = (folder / TENSORS).read_bytes()
         tensors = parse(raw)
-        if content["schema"] != SCHEMA:
-            raise BundleError(f"{folder} has schema {content['schema']!r}, this version reads {SCHEMA}")
+        if content["schema"] != RUN_SCHEMA:
+            raise BundleError(f"{folder} has schema {content['schema']!r}, this version reads {RUN_SCHEMA}")
         _check_tensors(folder, content["tensors"], tensors)
         if digest(raw) != content["digest"]:
             raise BundleError(f"{folder / TENSORS} is not what was saved (its digest does not fit); run fuse again")

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from cache import SCHEMA, FeatureTable, PipelineError, Progress, StoreError, UsageError, silent, write_json
+from cache import FeatureTable, PipelineError, Progress, StoreError, UsageError, silent, write_json
+from fuse.bundle import RUN_SCHEMA
 from fuse.bundle import load as load_bundle
 from fuse.bundle import save as save_bundle
 from fuse.estimators import FusionClassifier
@@ -171,7 +172,7 @@ def write_run(
     write_json(
         folder / RUN_FILE,
         {
-            "schema": SCHEMA,
+            "schema": RUN_SCHEMA,
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "settings": dict(settings),
             "data": table.name,
@@ -219,8 +220,8 @@ def load_run(folder: str | Path) -> Run:
         raise UsageError(f"{folder / RUN_FILE} cannot be read: {error}") from error
     if not isinstance(content, dict) or "schema" not in content:
         raise UsageError(f"{folder / RUN_FILE} is damaged; run fuse again")
-    if content["schema"] != SCHEMA:
-        raise PipelineError(f"{folder} has schema {content['schema']!r}, this version reads {SCHEMA}")
+    if content["schema"] != RUN_SCHEMA:
+        raise PipelineError(f"{folder} has schema {content['schema']!r}, this version reads {RUN_SCHEMA}")
     if not {"encoders", "settings"} <= set(content):
         raise UsageError(f"{folder / RUN_FILE} is damaged; run fuse again")
     return Run(folder, load_bundle(folder / "model"), content["encoders"], content["settings"])

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cache import SCHEMA, EncoderKey, ModelError, listing
+from cache import KEY_SCHEMA, TOKENS, EncoderKey, ModelError, Ragged, Values, listing
 from extract.decode import MAX_PIXELS, DecodeError, decode_image
-from extract.encoders.spec import EncoderSpec
+from extract.encoders.spec import EncoderSpec, storage
 from extract.encoders.weights import to_device, weights_digest
 from extract.runtime import Runtime
 
@@ -51,6 +51,9 @@ class Preset:
 class ImageEncoder:
     """What the network's last layer gets: for ResNet-50 the global average pool, 2048 columns.
 
+    `tokens`, where they are asked for, are the last feature map, place by place: for ResNet-50
+    the grid of 7 x 7 before the pooling, row by row, `(49, 2048)`.
+
     Inputs are `uint8 (crop, crop, 3)`, RGB; they are normalised on the device.
     """
 
@@ -61,18 +64,18 @@ class ImageEncoder:
         self._backbone = to_device(backbone, runtime).to(memory_format=torch.channels_last)
         self._mean = torch.tensor(self._preset.mean, device=runtime.device).view(1, 3, 1, 1)
         self._std = torch.tensor(self._preset.std, device=runtime.device).view(1, 3, 1, 1)
+        self._grid = _Grid(self._backbone, spec.model, width, self._preset.crop) if spec.tokens else None
         self.truncated = 0
         self.key = EncoderKey(
             {
-                "schema": SCHEMA,
+                "schema": KEY_SCHEMA,
                 "modality": "image",
                 "architecture": f"torchvision/{spec.model}",
                 "weights": weights_digest(backbone),
                 "preprocessing": self._preset.fields(),
                 "layer": f"input of {layer}, pooled",
-                "outputs": {"pool": width},
                 "compute": "float32",
-                "dtype": "float32",
+                **storage(spec, {"pool": width}, self._grid.layer if self._grid else ""),
             },
             name=spec.model,
         )
@@ -89,14 +92,57 @@ class ImageEncoder:
         """A black picture."""
         return np.zeros((self._preset.crop, self._preset.crop, 3), dtype=np.uint8)
 
-    def encode(self, batch: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """`pool` of each picture, float32 of shape `(len(batch), D)`."""
+    def encode(self, batch: Sequence[np.ndarray]) -> dict[str, Values]:
+        """`pool` of each picture, float32 of shape `(len(batch), D)`; `tokens` if asked for."""
         pixels = torch.from_numpy(np.stack(batch)).to(self._runtime.device)
         # TF32 would round a GPU's convolutions to 10 bits: other vectors under the same key.
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             scaled = pixels.permute(0, 3, 1, 2).to(torch.float32) / 255
             features = self._backbone((scaled - self._mean) / self._std)
-            return {"pool": features.flatten(1).cpu().numpy()}
+            pooled = features.flatten(1).cpu().numpy()
+        return {"pool": pooled, TOKENS: self._grid.take()} if self._grid else {"pool": pooled}
+
+
+class _Grid:
+    """Keeps the last feature map that a network's top-level parts give: `width` channels at several places."""
+
+    def __init__(self, network: nn.Module, model: str, width: int, crop: int) -> None:
+        self._last: torch.Tensor | None = None
+        shapes: dict[str, torch.Size] = {}
+        watched = [
+            part.register_forward_hook(lambda _part, _inputs, out, name=name: shapes.update({name: out.shape}))
+            for name, part in network.named_children()
+        ]
+        device = next(network.parameters()).device
+        with torch.inference_mode():
+            network(torch.zeros(1, 3, crop, crop, device=device))
+        for hook in watched:
+            hook.remove()
+        maps = [name for name, shape in shapes.items() if _places(shape, width) > 1]
+        if not maps:
+            raise ModelError(
+                f"{model} has no feature map of {width} channels, as wide as its pooled vector; leave out --tokens "
+                "or take another --image-model, such as resnet50"
+            )
+        self.layer = maps[-1]
+        network.get_submodule(self.layer).register_forward_hook(self._keep)
+
+    def _keep(self, _part: nn.Module, _inputs: Any, out: torch.Tensor) -> None:
+        self._last = out.flatten(2).transpose(1, 2) if out.ndim == 4 else out
+
+    def take(self) -> Ragged:
+        """The map of the batch that went through the network last."""
+        if self._last is None:
+            raise RuntimeError("no batch went through the network yet")
+        states, self._last = self._last.cpu().numpy(), None
+        return Ragged.of(list(states))
+
+
+def _places(shape: torch.Size, width: int) -> int:
+    """Places of a feature map `(1, width, H, W)` or of a sequence `(1, T, width)`; 0 for anything else."""
+    if len(shape) == 4 and shape[1] == width:
+        return int(shape[2] * shape[3])
+    return int(shape[1]) if len(shape) == 3 and shape[2] == width else 0
 
 
 def preprocess(image: Image.Image, preset: Preset) -> np.ndarray:

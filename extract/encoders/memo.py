@@ -1,8 +1,9 @@
 """Remembers encoder keys, so that a run with nothing to encode need not load a model.
 
 A key is taken from memory only if every file that the encoder was read from has the size and
-the modification time that it had then, and the libraries are the same versions. The memory is
-`encoders.json` in the store; it may be deleted at any time.
+the times that it had then (of modification, and of change, which no copying tool can set), and
+the libraries are the same versions. The memory is `encoders.json` in the store; it may be
+deleted at any time.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cache import SCHEMA, EncoderKey, canonical_json, digest, write_json
+from cache import KEY_SCHEMA, EncoderKey, canonical_json, digest, write_json
 from extract.encoders.spec import Encoder, EncoderSpec
 
 MEMO_FILE = "encoders.json"
@@ -39,7 +40,7 @@ def remember(root: Path, spec: EncoderSpec, encoder: Encoder) -> None:
 def _name(spec: EncoderSpec) -> str:
     fields = {**spec.as_json(), "output": None}  # the key covers all outputs
     versions = {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "transformers")}
-    return digest(canonical_json({"spec": fields, "versions": versions, "schema": SCHEMA}))
+    return digest(canonical_json({"spec": fields, "versions": versions, "schema": KEY_SCHEMA}))
 
 
 def _state(path: Path) -> list[int] | None:
@@ -47,7 +48,7 @@ def _state(path: Path) -> list[int] | None:
         found = path.stat()
     except OSError:
         return None
-    return [found.st_size, found.st_mtime_ns]
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
 
 def _read(root: Path) -> dict[str, Any]:

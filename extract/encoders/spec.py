@@ -10,11 +10,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cache import EncoderKey, UsageError, listing
+from cache import TOKENS, EncoderKey, UsageError, Values, listing
 
 DEFAULT_MODELS = {"text": "bert-base-uncased", "image": "resnet50"}
 OUTPUTS = {"text": ("mean", "cls"), "image": ("pool",)}
 """Outputs of each modality's encoder; the first is the default."""
+DTYPES = ("float32", "float16")
+TOKENS_DTYPE = "float16"
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class EncoderSpec:
         output: which of the encoder's outputs heads get; None takes its default. No forward
             pass depends on it: all outputs are kept.
         max_length: longest text in tokens; None takes what the model was made for.
+        dtype: in which pooled vectors are stored, `float32` or `float16`.
+        tokens: keep the vector of every token, or of every place of a picture's grid, as float16.
     """
 
     modality: str
@@ -37,12 +41,16 @@ class EncoderSpec:
     random_init: int | None = None
     output: str | None = None
     max_length: int | None = None
+    dtype: str = "float32"
+    tokens: bool = False
 
     def __post_init__(self) -> None:
         """Makes local paths absolute, so that a run can be used from another working folder.
 
-        Raises UsageError for weights that would not be used.
+        Raises UsageError for weights that would not be used, and for a type that is not known.
         """
+        if self.dtype not in DTYPES:
+            raise UsageError(f"vectors are stored as {listing(DTYPES)}, not as {self.dtype!r}")
         if self.weights is not None and (self.modality != "image" or self.random_init is not None):
             reason = "random weights were asked for too" if self.modality == "image" else "a text model brings its own"
             raise UsageError(f"the weights {self.weights} cannot be used for {self.modality}: {reason}")
@@ -127,10 +135,36 @@ class Encoder(Protocol):
     def blank(self) -> np.ndarray:
         """An input that stands in the place of a broken one, so that batches keep their shape."""
 
-    def encode(self, batch: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """Vectors of each output: float32 of shape `(len(batch), D)`."""
+    def encode(self, batch: Sequence[np.ndarray]) -> dict[str, Values]:
+        """Vectors of each output: float32 of shape `(len(batch), D)`; `tokens` are ragged."""
 
 
 def outputs_of(fields: Mapping[str, Any]) -> dict[str, int]:
     """Names and widths of the outputs, from a key's fields."""
     return {str(name): int(width) for name, width in fields["outputs"].items()}
+
+
+def storage(spec: EncoderSpec, outputs: Mapping[str, int], token_layer: str = "") -> dict[str, Any]:
+    """The part of a key that says what is kept and in which type.
+
+    Args:
+        spec: the user's choice.
+        outputs: pooled outputs and their widths; tokens are as wide as the first.
+        token_layer: where tokens are taken; only used where the spec asks for tokens.
+    """
+    if not spec.tokens:
+        return {"outputs": dict(outputs), "dtype": spec.dtype}
+    width = next(iter(outputs.values()))
+    tokens = {"layer": token_layer, "dtype": TOKENS_DTYPE}
+    return {"outputs": {**outputs, TOKENS: width}, "dtype": spec.dtype, TOKENS: tokens}
+
+
+def stored_dtype(fields: Mapping[str, Any], output: str) -> np.dtype:
+    """The type in which an output is stored, from a key's fields."""
+    return np.dtype(fields[TOKENS]["dtype"] if output == TOKENS else fields["dtype"])
+
+
+def without_tokens(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the key of the same encoder when it keeps no tokens."""
+    outputs = {name: width for name, width in fields["outputs"].items() if name != TOKENS}
+    return {name: value for name, value in fields.items() if name != TOKENS} | {"outputs": outputs}

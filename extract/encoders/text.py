@@ -10,8 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from cache import SCHEMA, EncoderKey, ModelError, UsageError, canonical_json, digest, listing
-from extract.encoders.spec import EncoderSpec
+from cache import (
+    KEY_SCHEMA,
+    TOKENS,
+    EncoderKey,
+    ModelError,
+    Ragged,
+    UsageError,
+    Values,
+    canonical_json,
+    digest,
+    listing,
+)
+from extract.encoders.spec import EncoderSpec, storage
 from extract.encoders.weights import to_device, weights_digest
 from extract.runtime import Runtime
 
@@ -41,7 +52,8 @@ class TextEncoder:
     """Last hidden states of a BERT-like model, pooled twice: `mean` and `cls`.
 
     `mean` is the mean over the tokens of the text, [CLS] and [SEP] counted, padding not; `cls`
-    is the state of the first token. Inputs are token ids, `int64 (T,)`.
+    is the state of the first token; `tokens`, where they are asked for, are the states themselves.
+    Inputs are token ids, `int64 (T,)`.
     """
 
     def __init__(self, spec: EncoderSpec, runtime: Runtime) -> None:
@@ -50,12 +62,13 @@ class TextEncoder:
         self._runtime = runtime
         self._max_length = _max_length(spec, self._tokenizer, config)
         self._model = to_device(model, runtime)
+        self._tokens = spec.tokens
         width = int(config.hidden_size)
         self.truncated = 0
         self.files = _files(spec.model)
         self.key = EncoderKey(
             {
-                "schema": SCHEMA,
+                "schema": KEY_SCHEMA,
                 "modality": "text",
                 "architecture": f"transformers/{config.model_type}",
                 "config": {name: value for name, value in raw.items() if name not in NOT_THE_FUNCTION},
@@ -64,9 +77,8 @@ class TextEncoder:
                 "max_length": self._max_length,
                 "truncation": "end",
                 "layer": "last hidden state",
-                "outputs": {"cls": width, "mean": width},
                 "compute": "float32",
-                "dtype": "float32",
+                **storage(spec, {"cls": width, "mean": width}, "last hidden state"),
             },
             name=Path(spec.model).name,
         )
@@ -89,8 +101,8 @@ class TextEncoder:
         """One padding token."""
         return np.array([self._pad()], dtype=np.int64)
 
-    def encode(self, batch: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """`mean` and `cls` of each text, float32 of shape `(len(batch), D)`."""
+    def encode(self, batch: Sequence[np.ndarray]) -> dict[str, Values]:
+        """`mean` and `cls` of each text, float32 of shape `(len(batch), D)`; `tokens` if asked for."""
         longest = max(len(ids) for ids in batch)
         ids = np.full((len(batch), longest), self._pad(), dtype=np.int64)
         mask = np.zeros((len(batch), longest), dtype=np.int64)
@@ -103,7 +115,11 @@ class TextEncoder:
             hidden = self._model(input_ids=tokens, attention_mask=attended).last_hidden_state
             share = attended.unsqueeze(-1).to(hidden.dtype)
             mean = (hidden * share).sum(dim=1) / share.sum(dim=1)
-            return {"mean": mean.cpu().numpy(), "cls": hidden[:, 0].cpu().numpy()}
+            outputs: dict[str, Values] = {"mean": mean.cpu().numpy(), "cls": hidden[:, 0].cpu().numpy()}
+        if self._tokens:
+            states = hidden.cpu().numpy()
+            outputs[TOKENS] = Ragged.of([states[row, : len(text)] for row, text in enumerate(batch)])
+        return outputs
 
     def _pad(self) -> int:
         return int(self._tokenizer.pad_token_id or 0)

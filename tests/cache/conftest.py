@@ -16,8 +16,8 @@ from cache import (
     FeatureWriter,
     View,
     item_key,
-    locate,
     pack_items,
+    placed,
     write_view,
 )
 
@@ -68,19 +68,21 @@ class House:
         items = pack_items([NO_ITEM if content is None else item_key(content) for content in column])
         state = [MISSING if c is None else FAILED if c.startswith("broken") else PRESENT for c in column]
         state = np.array(state, dtype=np.uint8)
-        row, segments = locate(encoder, items, state, modality)
-        names = tuple(segment.path.name for segment in segments)
-        return Block(modality, encoder.digest, "mean", KINDS[modality][0], items, state, row, names, {"model": "tiny"})
+        arrays = {"items": items, "state": state, "row": np.full(len(items), -1)}
+        block = Block(modality, encoder.digest, "mean", KINDS[modality][0], arrays, spec={"model": "tiny"})
+        return placed(encoder, block)[0]
 
     def view(self, contents, name="posts", labels=None, groups=None):
         """Writes a data set whose vectors are stored already; samples are named s0, s1, ..."""
         n = len(next(iter(contents.values())))
         view = View(
             name=name,
-            ids=texts([f"s{number}" for number in range(n)]),
-            labels=texts(labels or ["ab"[number % 2] for number in range(n)]),
-            split=texts([["train", "test"][number % 2] for number in range(n)]),
-            groups=np.arange(n) if groups is None else np.array(groups),
+            columns={
+                "ids": texts([f"s{number}" for number in range(n)]),
+                "labels": texts(labels or ["ab"[number % 2] for number in range(n)]),
+                "split": texts([["train", "test"][number % 2] for number in range(n)]),
+                "groups": np.arange(n) if groups is None else np.array(groups),
+            },
             blocks={modality: self.block(modality, column) for modality, column in contents.items()},
             source={"data": "posts.csv"},
         )

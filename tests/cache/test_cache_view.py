@@ -8,6 +8,12 @@ import pytest
 from cache import CacheIncomplete, StoreDamaged, item_key, load
 from cache.view import read_view
 
+
+def read_all(store):
+    table = load(store.root)
+    return [table.ids, table.classes, table.split, table.groups, table.view.digest, table.to_numpy()]
+
+
 CONTENTS = {"text": ["a", "b", None, "a", "broken"], "image": ["x", None, "y", "z", "x"]}
 
 
@@ -26,8 +32,10 @@ def test_a_view_reads_as_it_was_written(filled):
         np.testing.assert_array_equal(getattr(found, name), getattr(written, name))
     assert (found.name, found.source, list(found.blocks)) == ("posts", {"data": "posts.csv"}, ["text", "image"])
     for modality, block in found.blocks.items():
-        for name, value in dataclasses.asdict(written.blocks[modality]).items():
-            np.testing.assert_array_equal(getattr(block, name), value)
+        expected = written.blocks[modality]
+        assert dataclasses.replace(block, arrays={}) == dataclasses.replace(expected, arrays={})
+        for name, value in expected.arrays.items():
+            np.testing.assert_array_equal(block.arrays[name], value)
     assert found.digest == written.digest
 
 
@@ -52,7 +60,7 @@ def test_a_view_that_is_not_what_was_written_is_named(filled, dataset, value):
     with h5py.File(path, "r+") as file:
         file[dataset if dataset in file else f"blocks/{dataset}"][0] = value
     with pytest.raises(StoreDamaged, match=path.name):
-        load(filled.store.root)
+        read_all(filled.store)
 
 
 @pytest.mark.parametrize("structure", [b"TREE", b"HEAP", b"SNOD", b"GCOL"])
@@ -61,7 +69,7 @@ def test_a_flipped_byte_in_the_structure_of_a_view_is_named(filled, flip, struct
     path = filled.store.view_path("posts")
     flip(path, structure)
     with pytest.raises(StoreDamaged, match=path.name):
-        load(filled.store.root)
+        read_all(filled.store)
 
 
 @pytest.mark.parametrize("kept", [0, 300, -1])
@@ -70,7 +78,7 @@ def test_a_truncated_view_is_named(filled, kept):
     path = filled.store.view_path("posts")
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(StoreDamaged, match=path.name):
-        load(filled.store.root)
+        read_all(filled.store)
 
 
 def test_a_wrong_row_in_a_view_never_gives_another_samples_vector(filled):

@@ -5,16 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache import SCHEMA, EncoderKey, EncoderStore, FeatureStore, FeatureWriter, item_key, silent
+from cache import KEY_SCHEMA, EncoderKey, EncoderStore, FeatureStore, FeatureWriter, item_key, silent
 from extract.batching import Budget
 from extract.decode import DecodeError
-from extract.engine import BATCHES_AHEAD, Outcome, encode_items
+from extract.engine import BATCHES_AHEAD, Outcome, Work, encode_items
 
 
 class Lengths:
     """A text becomes its length and its first letter's number; `bad...` is broken, `nan...` gives NaN."""
 
-    key = EncoderKey({"schema": SCHEMA, "modality": "text", "outputs": {"pair": 2}})
+    key = EncoderKey({"schema": KEY_SCHEMA, "modality": "text", "outputs": {"pair": 2}, "dtype": "float32"})
     files = ()
     truncated = 0
 
@@ -55,7 +55,8 @@ def store(tmp_path: Path) -> EncoderStore:
 
 def outcomes(encoder: Lengths, store: EncoderStore, contents: Sequence[str | Path], budget: Budget, progress=silent):
     by_key = {item_key(one.read_bytes() if isinstance(one, Path) else one): one for one in contents}
-    return encode_items(encoder, by_key, FeatureWriter(store, ["pair"], {}), budget, progress)
+    work = Work(by_key, list(by_key))
+    return encode_items(encoder, work, store, FeatureWriter(store, ["pair"], {}), budget, progress)
 
 
 def stored(store: EncoderStore) -> dict[bytes, list[float]]:

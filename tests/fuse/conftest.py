@@ -20,24 +20,25 @@ def _one_thread():
 
 
 def _write_block(store, modality, vectors, present):
-    key = cache.EncoderKey({"modality": modality, "architecture": "random", "schema": cache.SCHEMA})
+    key = cache.EncoderKey({"modality": modality, "architecture": "random", "schema": cache.KEY_SCHEMA})
     encoder = store.encoder(key.digest)
     encoder.create(key)
     keys = [cache.item_key(f"{modality} {row}") if there else cache.NO_ITEM for row, there in enumerate(present)]
     for rows in np.array_split(np.flatnonzero(present), 2):  # two segments: rows are found across files
         cache.FeatureWriter(encoder, ["mean"], {}).write([keys[row] for row in rows], {"mean": vectors[rows]})
     items, state = cache.pack_items(keys), np.where(present, cache.PRESENT, cache.MISSING).astype(np.uint8)
-    row, segments = cache.locate(encoder, items, state, modality)
-    names = tuple(segment.path.name for segment in segments)
-    return cache.Block(modality, key.digest, "mean", vectors.shape[1], items, state, row, names, {"model": "random"})
+    arrays = {"items": items, "state": state, "row": np.full(len(items), -1)}
+    block = cache.Block(modality, key.digest, "mean", vectors.shape[1], arrays, spec={"model": "random"})
+    return cache.placed(encoder, block)[0]
 
 
 def _write_table(root, vectors, labels, present=None, groups=None, split=None):
     n, store, masks = len(labels), cache.FeatureStore(root), present or {}
-    texts = ([f"id{row}" for row in range(n)], labels, [""] * n if split is None else split)
+    texts = {"ids": [f"id{row}" for row in range(n)], "labels": labels, "split": [""] * n if split is None else split}
     blocks = {name: _write_block(store, name, x, masks.get(name, np.ones(n, bool))) for name, x in vectors.items()}
     groups = np.arange(n) if groups is None else np.asarray(groups, dtype=np.int64)
-    cache.write_view(store, cache.View("posts", *(np.array(column, dtype=object) for column in texts), groups, blocks))
+    columns = {name: np.array(values, dtype=object) for name, values in texts.items()} | {"groups": groups}
+    cache.write_view(store, cache.View("posts", columns, blocks))
     return cache.load(root, "posts")
 
 

@@ -1,0 +1,86 @@
+"""Which items are encoded together, written down before the first of them is.
+
+Rounding depends on a batch's shape. A run that goes on where a killed one stopped, or that
+encodes damaged vectors again, takes the batches that were planned then, so that it gets the
+same bits on the same machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from cache.files import TEMPORARY_PREFIX, check_held, hold, write_sealed
+from cache.key import ITEM_BYTES, digest, pack_items, unpack_items
+from cache.ragged import offsets_of
+from cache.schema import PLAN_SUFFIX
+
+Batch = list[bytes]
+"""Item keys in the order in which they stand in the batch."""
+
+
+def plan_paths(folder: Path) -> list[Path]:
+    """The plans in an encoder's folder."""
+    if not folder.is_dir():
+        return []
+    paths = folder.glob(f"*{PLAN_SUFFIX}")
+    return sorted(path for path in paths if not path.name.startswith(TEMPORARY_PREFIX))
+
+
+def write_batches(folder: Path, batches: Sequence[Batch]) -> bool:
+    """Writes a plan durably. Equal plans have one name: False if the very same was there before.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    packed = pack_items(item for batch in batches for item in batch)
+    offsets = offsets_of(np.array([len(batch) for batch in batches], dtype=np.int64))
+    path = folder / f"{digest(packed.tobytes(), offsets.tobytes())}{PLAN_SUFFIX}"
+    if path.exists():
+        return False
+
+    def fill(file: h5py.File) -> dict[str, Any]:
+        places = {}
+        for name, values in (("items", packed), ("offsets", offsets.astype("<i8"))):
+            places[name] = [file.create_dataset(name, data=values).id.get_offset(), values.nbytes]
+        return {"places": places}
+
+    write_sealed(path, "plan", fill)
+    return True
+
+
+def read_batches(path: Path) -> list[Batch]:
+    """The batches of one plan.
+
+    Raises:
+        FileNotFoundError, StoreDamaged, StoreError: as for every sealed file.
+    """
+    header, held = hold(path, "plan")
+    check_held(path, header, held)
+    raw = {name: held[start : start + length] for name, (start, length) in header["places"].items()}
+    offsets = np.frombuffer(raw["offsets"], dtype="<i8")
+    items = unpack_items(np.frombuffer(raw["items"], dtype=np.uint8).reshape(-1, ITEM_BYTES))
+    return [items[start:stop] for start, stop in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]
+
+
+def standing_batches(folder: Path, missing: Collection[bytes], refused: Collection[bytes] = ()) -> list[Batch]:
+    """Planned batches of which nothing is stored yet; no item stands in two of them.
+
+    Args:
+        folder: the encoder's folder.
+        missing: items that are to be encoded.
+        refused: items that are known to be broken. In a batch they keep their place.
+    """
+    free = {*missing, *refused}
+    wanted = set(missing)
+    batches = []
+    for path in plan_paths(folder):
+        for batch in read_batches(path):
+            if free.issuperset(batch) and not wanted.isdisjoint(batch):
+                free.difference_update(batch)
+                batches.append(batch)
+    return batches

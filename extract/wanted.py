@@ -1,0 +1,58 @@
+"""The view that an extraction works towards, written down before the first item is encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cache import NO_ITEM, Block, FeatureStore, StoreDamaged, View, joined_groups, read_view, unpack_items, write_view
+from extract.manifest import Manifest
+
+_TEXTS = {"ids": "id", "labels": "label", "split": "split"}
+
+
+def wanted_view(name: str, manifest: Manifest, blocks: Sequence[Block]) -> View:
+    """The view of a data set as it will be, but for the blocks' rows."""
+    samples = manifest.samples
+    texts = {
+        column: np.array([getattr(sample, attribute) for sample in samples], dtype=object)
+        for column, attribute in _TEXTS.items()
+    }
+    keys = [[item if item != NO_ITEM else None for item in unpack_items(block.items)] for block in blocks]
+    groups = joined_groups(len(samples), [[sample.group or None for sample in samples], *keys])
+    source = {"data": str(manifest.path.absolute()), "layout": manifest.layout, **manifest.notes}
+    return View(name, {**texts, "groups": groups}, {block.modality: block for block in blocks}, source)
+
+
+def announce(store: FeatureStore, view: View) -> list[str]:
+    """Writes down what is wanted, unless the view that is there wants the same; returns warnings.
+
+    `cache gc` keeps what is announced, and `cache status` counts how much of it is done.
+    """
+    warnings = []
+    try:
+        before = read_view(store, view.name)
+        if _data(before) != _data(view):
+            warnings.append(
+                f"the data set {view.name} was {_data(before)} before, and is {_data(view)} now; give another --name "
+                "to keep both (no vector is lost)"
+            )
+        if all(name in before.blocks and _same(before.blocks[name], one) for name, one in view.blocks.items()):
+            return warnings
+    except FileNotFoundError:
+        pass  # a new data set
+    except StoreDamaged as error:
+        warnings.append(str(error).replace("run extract again to replace it", "it is written anew"))
+    store.create()
+    write_view(store, view, pending=True)
+    return warnings
+
+
+def _data(view: View) -> Path:
+    return Path(view.source["data"]).absolute()
+
+
+def _same(before: Block, now: Block) -> bool:
+    return before.encoder == now.encoder and np.array_equal(before.items, now.items)
