@@ -6,104 +6,38 @@ that `--help` is instant.
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from console import (
+    Pipeline,
+    data_options,
+    device_options,
+    encoder_options,
+    finish,
+    how_to_run,
+    json_option,
+    keeping_options,
+    modalities_option,
+    parse_age,
+    parse_assignments,
+    parse_columns,
+    parse_modalities,
+    parse_seeds,
+    store_option,
+    with_bars,
+)
 
 if TYPE_CHECKING:
     from extract import EncoderSpec, Extraction, Manifest
     from fuse import Judged
 
 DEMO_HEADS = ("text", "image", "vote", "logreg", "mlp")
-
-
-class Pipeline(click.Group):
-    """Prints the user's errors as one clear message instead of a traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command; exit code 1 for what the user can mend."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            click.echo("stopped; what was encoded is kept, the same command goes on from there", err=True)
-            ctx.exit(1)
-        except Exception as error:
-            from cache import PipelineError
-
-            if not isinstance(error, PipelineError):
-                raise
-            click.echo(f"error: {error}", err=True)
-            ctx.exit(1)
-
-
-class Bars:
-    """Progress bars with rate and time left on stderr, one a stage."""
-
-    def __init__(self) -> None:
-        self._what = ""
-        self._bar: Any = None
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """A `cache.Progress`."""
-        from tqdm import tqdm
-
-        if what != self._what:
-            self.close()
-            # A log file gets a line now and then instead of a moving bar; what is quick needs none.
-            interval = 0.1 if sys.stderr.isatty() else 30.0
-            self._bar = tqdm(total=total, desc=what, mininterval=interval, delay=0.5, dynamic_ncols=True)
-            self._what = what
-        self._bar.update(done - self._bar.n)
-        if done >= total:
-            self.close()
-
-    def close(self) -> None:
-        """Leaves the last state on the screen."""
-        if self._bar is not None:
-            self._bar.close()
-        self._what, self._bar = "", None
-
-
-def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def decorate(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-store_option = click.option(
-    "--store",
-    default="features",
-    type=click.Path(path_type=Path),
-    show_default=True,
-    help="Folder of the feature store.",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line on stdout.")
-modalities_option = click.option("--modalities", help="Such as text,image; all that the data has by default.")
-data_options = _options(
-    click.option("--layout", help="How DATA is laid out (mvsa, table); recognised by default."),
-    click.option("--columns", metavar="ROLE=COLUMN,...", help="Of a table: id, text, image, label, split, group."),
-)
-encoder_options = _options(
-    click.option("--text-model", help="BERT-like model by name or folder.  [default: bert-base-uncased]"),
-    click.option("--image-model", help="Classification network of torchvision.  [default: resnet50]"),
-    click.option("--image-weights", help="State dict (.pth, .safetensors); the official weights by default."),
-    click.option(
-        "--pooling", type=click.Choice(["mean", "cls"]), help="Text vector; both are stored.  [default: mean]"
-    ),
-    click.option("--max-length", type=int, help="Longest text in tokens; the model's own limit by default."),
-    click.option("--random-init", metavar="SEED", help="Untrained weights: SEED, or text=SEED or image=SEED for one."),
-    click.option("--gpu", is_flag=True, help="Run on the GPU; an error where there is none. Same as --device cuda."),
-    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
-)
 
 
 @click.group(cls=Pipeline, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -127,6 +61,7 @@ def main() -> None:
 @modalities_option
 @data_options
 @encoder_options
+@keeping_options
 @click.option("--on-error", type=click.Choice(["record", "fail"]), default="record", help="When a sample fails.")
 @click.option("--max-failures", type=int, help="Stop when more samples of a modality than this fail.")
 @click.option("--retry-failed", is_flag=True, help="Try samples again that failed before.")
@@ -142,13 +77,13 @@ def extract(data: str, store: Path, name: str | None, as_json: bool, **options: 
 
     started = time.perf_counter()
     manifest = _manifest(data, options)
-    specs = _specs(options, _modalities(options["modalities"]) or manifest.modalities, {})
+    specs = _specs(options, parse_modalities(options["modalities"]) or manifest.modalities, {})
     read = time.perf_counter() - started
-    settings = Settings(store, name or default_name(data), specs, **_how(options))
-    done = _with_bars(lambda bars: run(manifest, settings, bars))
+    settings = Settings(store, name or default_name(data), specs, **how_to_run(options))
+    done = with_bars(lambda bars: run(manifest, settings, bars))
     seconds = time.perf_counter() - started
     lines = extraction_lines(manifest, done, store, seconds)
-    _finish(as_json, extraction_result(done, store, read, seconds), lines)
+    finish(as_json, extraction_result(done, store, read, seconds), lines)
     if done.failed_ids:
         click.get_current_context().exit(3)
 
@@ -171,11 +106,11 @@ def fuse(head: str, store: Path, name: str | None, modalities: str | None, as_js
     if head == "list":
         _list_heads(as_json)
         return
-    table = load(store, name, _modalities(modalities))
-    params = _assignments(options.pop("assignments"))
-    judged = _with_bars(lambda bars: judge(table, head, params, store=store, progress=bars, **options))
+    table = load(store, name, parse_modalities(modalities), check=True)
+    params = parse_assignments(options.pop("assignments"))
+    judged = with_bars(lambda bars: judge(table, head, params, store=store, progress=bars, **options))
     text = _fuse_text(head, table.name, judged)
-    _finish(as_json, {**judged.metrics, "out": str(judged.folder)}, [text, f"run: {judged.folder}"])
+    finish(as_json, {**judged.metrics, "out": str(judged.folder)}, [text, f"run: {judged.folder}"])
 
 
 @main.command()
@@ -207,7 +142,7 @@ def predict(
     counts = _predict(run.model, done, store, output)
     result = extraction_result(done, store, read, time.perf_counter() - started)
     result |= {"rows": sum(counts.values()), "labels": counts, "out": str(output)}
-    _finish(as_json, result, [*failure_lines(done, store), _predict_text(counts, output)])
+    finish(as_json, result, [*failure_lines(done, store), _predict_text(counts, output)])
     if done.failed_ids:
         click.get_current_context().exit(3)
 
@@ -225,7 +160,102 @@ def cache_list(store: Path, as_json: bool) -> None:
     from cache import FeatureStore, describe_store, store_lines
 
     content = describe_store(FeatureStore(store))
-    _finish(as_json, content, store_lines(content))
+    finish(as_json, content, store_lines(content))
+
+
+@cache.command("status")
+@store_option
+@click.option("--name", help="Data set in the store; all by default.")
+@json_option
+def cache_status(store: Path, name: str | None, as_json: bool) -> None:
+    """How much of a data set is stored: rows, missing, failed, done; of a stopped extraction too."""
+    from cache import FeatureStore, status_lines, status_of
+
+    content = status_of(FeatureStore(store), name)
+    finish(as_json, content, status_lines(content))
+
+
+@cache.command("verify")
+@store_option
+@click.option("--deep", type=click.IntRange(min=1), metavar="N", help="Also encode N random rows again and compare.")
+@click.option("--name", help="Data set for --deep; the only one by default.")
+@click.option("--data", help="Where its data lies now, for --deep; as it was extracted by default.")
+@click.option("--seed", default=0, show_default=True, help="Of the rows for --deep.")
+@device_options
+@json_option
+def cache_verify(store: Path, deep: int | None, as_json: bool, **options: Any) -> None:
+    """Read every byte of the store and compare checksums, keys and rows. Exit code 1 if anything is wrong.
+
+    Nothing is changed. The next `extract` sets damaged files aside and encodes their items again.
+    """
+    from cache import FeatureStore, finding_lines, verify_store
+
+    result = with_bars(lambda bars: verify_store(FeatureStore(store), bars)).as_json()
+    if deep and not result["findings"]:
+        result["deep"] = _deep(store, deep, options)
+        result["findings"] += result["deep"]["findings"]
+    finish(as_json, result, finding_lines(result))
+    if result["findings"]:
+        click.get_current_context().exit(1)
+
+
+@cache.command("compact")
+@store_option
+@json_option
+def cache_compact(store: Path, as_json: bool) -> None:
+    """Merge segments into few, in the order of the data sets, each item once."""
+    from cache import FeatureStore, compact_store, compacted_lines
+
+    result = with_bars(lambda bars: compact_store(FeatureStore(store), bars))
+    finish(as_json, result, compacted_lines(result))
+
+
+@cache.command("gc")
+@store_option
+@click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
+@click.option("--older-than", default="0", metavar="AGE", help="Keep what is younger, such as 7d, 12h, 30m.")
+@json_option
+def cache_gc(store: Path, dry_run: bool, older_than: str, as_json: bool) -> None:
+    """Remove what no data set reaches: vectors, encoders, damaged files, what killed writers left.
+
+    A data set is forgotten by removing features/NAME.view.h5. What an extraction that is running
+    or was stopped has encoded is kept; features/NAME.pending.h5 stands for it.
+    """
+    from cache import FeatureStore, collect, collected_lines
+
+    age = parse_age(older_than)
+    result = with_bars(lambda bars: collect(FeatureStore(store), age, dry_run, bars))
+    finish(as_json, result, collected_lines(result))
+
+
+@cache.command("export")
+@click.argument("out", type=click.Path(path_type=Path))
+@store_option
+@click.option("--name", help="Data set in the store; the only one by default.")
+@modalities_option
+@json_option
+def cache_export(out: Path, store: Path, name: str | None, modalities: str | None, as_json: bool) -> None:
+    """Write a data set to OUT: .npz, .parquet or .h5, with ids, labels, splits, groups and masks."""
+    from cache import export_table, load
+
+    table = load(store, name, parse_modalities(modalities), check=True)
+    export_table(table, out)
+    size = out.stat().st_size
+    result = {"out": str(out), "rows": len(table), "bytes": size}
+    finish(as_json, result, [f"{out}: {len(table)} rows, {size / 1e6:.1f} MB"])
+
+
+@cache.command("merge")
+@click.argument("other", type=click.Path(path_type=Path))
+@store_option
+@json_option
+def cache_merge(other: Path, store: Path, as_json: bool) -> None:
+    """Take over everything from the store OTHER that this store lacks. OTHER stays as it is."""
+    from cache import FeatureStore, merge_stores
+
+    result = with_bars(lambda bars: merge_stores(FeatureStore(store), FeatureStore(other), bars))
+    line = "{items} items, {bytes} bytes, data sets {data_sets}".format(**result)
+    finish(as_json, result, [f"{other} -> {store}: {line}"])
 
 
 @main.command()
@@ -249,39 +279,13 @@ def demo(out: Path, seed: int, as_json: bool) -> None:
     predicted = _demo_predict(runs[best].folder, made.data, store, out / "predictions.csv")
     lines = [comparison_table({head: run.evaluation for head, run in runs.items()}), f"\n{best}: {predicted}"]
     lines += [f"Runs are in {out / 'runs'}. Your own: pipeline.py extract FOLDER, then pipeline.py fuse --head mlp"]
-    _finish(as_json, {"accuracy": accuracy, "best": best, "out": str(out)}, lines)
+    finish(as_json, {"accuracy": accuracy, "best": best, "out": str(out)}, lines)
 
 
 def _manifest(data: str, options: Mapping[str, Any]) -> Manifest:
     from extract import read_manifest
 
-    return read_manifest(data, options["layout"], _columns(options["columns"]))
-
-
-def _columns(value: str | None) -> dict[str, str]:
-    """`text=title,image=img` as a dictionary."""
-    pairs = [part.partition("=") for part in (value or "").split(",") if part]
-    if not all(sign for _, sign, _ in pairs):
-        raise click.UsageError(f"--columns takes role=column,..., got {value!r}")
-    return {role.strip(): column.strip() for role, _, column in pairs}
-
-
-def _modalities(value: str | None) -> tuple[str, ...] | None:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if value else None
-
-
-def _how(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Device and failure handling, as `extract.Settings` takes them."""
-    device = options.get("device", "auto")
-    if options.get("gpu") and device == "cpu":
-        raise click.UsageError("--gpu and --device cpu contradict each other")
-    device = "cuda" if options.get("gpu") and device == "auto" else device
-    return {
-        "device": device,
-        "fail_fast": options.get("on_error") == "fail",
-        "max_failures": options.get("max_failures"),
-        "retry_failed": options.get("retry_failed", False),
-    }
+    return read_manifest(data, options["layout"], parse_columns(options["columns"]))
 
 
 def _specs(
@@ -291,49 +295,12 @@ def _specs(
 
     text = {"model": "text_model", "output": "pooling", "max_length": "max_length"}
     image = {"model": "image_model", "weights": "image_weights"}
+    kept = {"dtype": "dtype", "tokens": "tokens"}
     given = {
-        modality: {key: options[name] for key, name in names.items() if options.get(name) is not None}
+        modality: {key: options[name] for key, name in {**names, **kept}.items() if options.get(name) is not None}
         for modality, names in (("text", text), ("image", image))
     }
-    return choose_specs(modalities, given, _seeds(options.get("random_init")), base)
-
-
-def _seeds(value: str | None) -> dict[str, int]:
-    """`7` as {"": 7}, `text=7` as {"text": 7}."""
-    parts = [part.rpartition("=") for part in (value or "").split(",") if part]
-    if not all(seed.strip().isdigit() for _, _, seed in parts):
-        raise click.UsageError(f"--random-init takes SEED or text=SEED or image=SEED, got {value!r}")
-    return {modality.strip(): int(seed) for modality, _, seed in parts}
-
-
-def _assignments(values: Iterable[str]) -> dict[str, Any]:
-    """`C=0.1` as {"C": 0.1}: JSON where the value is JSON, else text."""
-    params: dict[str, Any] = {}
-    for value in values:
-        key, sign, text = value.partition("=")
-        if not sign:
-            raise click.UsageError(f"--set takes KEY=VALUE, got {value!r}")
-        try:
-            params[key] = json.loads(text)
-        except ValueError:
-            params[key] = text
-    return params
-
-
-def _with_bars(work: Callable[[Bars], Any]) -> Any:
-    bars = Bars()
-    try:
-        return work(bars)
-    finally:
-        bars.close()
-
-
-def _finish(as_json: bool, result: Mapping[str, Any], lines: Iterable[str]) -> None:
-    """Prints for people on stdout, or with --json for people on stderr and one object on stdout."""
-    for line in lines:
-        click.echo(line, err=as_json)
-    if as_json:
-        click.echo(json.dumps(result, ensure_ascii=False))
+    return choose_specs(modalities, given, parse_seeds(options.get("random_init")), base)
 
 
 def _list_heads(as_json: bool) -> None:
@@ -343,7 +310,7 @@ def _list_heads(as_json: bool) -> None:
     lines = [f"{name.ljust(width)}  {head.summary}\n{' ' * width}  {head.formula}" for name, head in HEADS.items()]
     about = ("summary", "formula", "source")
     heads = {name: {key: getattr(head, key) for key in about} for name, head in HEADS.items()}
-    _finish(as_json, heads, lines)
+    finish(as_json, heads, lines)
 
 
 def _fuse_text(head: str, name: str, judged: Judged) -> str:
@@ -360,15 +327,23 @@ def _encode_for(
 
     specs = _specs(options, encoders, {name: one["spec"] for name, one in encoders.items()})
     expected = {name: one["encoder"] for name, one in encoders.items()}
-    settings = Settings(store, default_name(manifest.path), specs, expected=expected, keep=False, **_how(options))
-    return _with_bars(lambda bars: extract(manifest, settings, bars))
+    settings = Settings(store, default_name(manifest.path), specs, expected=expected, keep=False, **how_to_run(options))
+    return with_bars(lambda bars: extract(manifest, settings, bars))
 
 
 def _predict(model: Any, done: Extraction, store: Path, output: Path) -> dict[str, int]:
     from cache import FeatureStore, table_of
     from fuse import predict
 
-    return predict(model, table_of(FeatureStore(store), done.view), output)
+    return predict(model, table_of(FeatureStore(store), done.view, check=True), output)
+
+
+def _deep(store: Path, rows: int, options: Mapping[str, Any]) -> dict[str, Any]:
+    from extract import verify_by_encoding
+
+    device = how_to_run(options)["device"]
+    name, data, seed = options["name"], options["data"], options["seed"]
+    return with_bars(lambda bars: verify_by_encoding(store, rows, name, data, device, seed, bars))
 
 
 def _predict_text(counts: Mapping[str, int], output: Path) -> str:
@@ -383,7 +358,7 @@ def _demo_extract(data: Path, text_model: Path, store: Path, seed: int) -> list[
     image = EncoderSpec("image", "resnet50", random_init=seed)
     manifest = read_manifest(data)
     started = time.perf_counter()
-    done = _with_bars(lambda bars: extract(manifest, Settings(store, "posts", (text, image)), bars))
+    done = with_bars(lambda bars: extract(manifest, Settings(store, "posts", (text, image)), bars))
     return extraction_lines(manifest, done, store, time.perf_counter() - started)[:-1]
 
 

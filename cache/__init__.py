@@ -1,7 +1,7 @@
 """The feature store: vectors in HDF5, keyed by what made them and by what they were made from."""
 
 from cache.batches import Batch, standing_batches, write_batches
-from cache.describe import describe_store, store_lines
+from cache.describe import describe_store, status_lines, status_of, store_lines
 from cache.errors import (
     CacheIncomplete,
     DataError,
@@ -13,15 +13,19 @@ from cache.errors import (
     UsageError,
     listing,
 )
+from cache.export import export_table
 from cache.files import replacing, write_json
 from cache.groups import joined_groups
 from cache.key import NO_ITEM, EncoderKey, canonical_json, digest, item_key, pack_items, unpack_items
+from cache.merge import merge_stores
 from cache.plan import Plan, plan_extraction
 from cache.progress import Progress, silent
 from cache.ragged import Ragged, Values, take_items
 from cache.schema import FAILED, KEY_FILE, KEY_SCHEMA, MISSING, PRESENT, TOKENS
 from cache.store import EncoderStore, Failure, FeatureStore
 from cache.table import FeatureTable, load, table_of
+from cache.upkeep import collect, collected_lines, compact_store, compacted_lines
+from cache.verify import finding_lines, verify_store
 from cache.view import Block, View, placed, read_view, write_view
 from cache.writer import FeatureWriter
 
@@ -55,12 +59,19 @@ __all__ = [
     "Values",
     "View",
     "canonical_json",
+    "collect",
+    "collected_lines",
+    "compact_store",
+    "compacted_lines",
     "describe_store",
     "digest",
+    "export_table",
+    "finding_lines",
     "item_key",
     "joined_groups",
     "listing",
     "load",
+    "merge_stores",
     "pack_items",
     "placed",
     "plan_extraction",
@@ -68,10 +79,13 @@ __all__ = [
     "replacing",
     "silent",
     "standing_batches",
+    "status_lines",
+    "status_of",
     "store_lines",
     "table_of",
     "take_items",
     "unpack_items",
+    "verify_store",
     "write_batches",
     "write_json",
     "write_view",

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from cache.errors import CacheIncomplete
+from cache.find import find_rows
+from cache.key import pack_items
+from cache.schema import FAILED, MISSING
 from cache.store import EncoderStore, FeatureStore
-from cache.view import read_view
+from cache.view import Block, read_view
 
 
 def describe_store(store: FeatureStore) -> dict[str, Any]:
@@ -36,6 +40,66 @@ def store_lines(content: Mapping[str, Any]) -> list[str]:
     for one in content["encoders"]:
         size = f"{one['rows']} rows, {one['bytes'] / 1e6:.1f} MB, {one['failures']} failures"
         lines.append(f"  {one['key']}: {one['modality']} {one['name']}, {size}")
+    return lines
+
+
+def status_of(store: FeatureStore, name: str | None = None) -> dict[str, Any]:
+    """How far each data set is: that of `name`, or all.
+
+    Returns:
+        `data_sets`: of each `name`, `finished`, `rows`, `labelled`, and by modality `encoder`, `missing` (samples
+        without content), `stored`, `failed`, `lacking` (to be encoded) and `done` (share of those with content
+        that are stored or known to be broken).
+
+    Raises:
+        CacheIncomplete: no such store, or no such data set in it.
+        StoreDamaged: a file is not what was written.
+    """
+    names = sorted({*store.names(), *store.pending()})
+    if not names or (name is not None and name not in names):
+        name = store.choose(name)  # explains what there is
+    return {
+        "store": str(store.root),
+        "data_sets": [_status(store, one) for one in names if name in (None, one)],
+    }
+
+
+def _status(store: FeatureStore, name: str) -> dict[str, Any]:
+    unfinished = name in store.pending()
+    view = read_view(store, name, pending=unfinished)
+    return {
+        "name": name,
+        "finished": not unfinished,
+        "rows": len(view),
+        "labelled": int(np.count_nonzero(view.labels != "")),
+        "modalities": {modality: _progress_of(store, block) for modality, block in view.blocks.items()},
+    }
+
+
+def _progress_of(store: FeatureStore, block: Block) -> dict[str, Any]:
+    encoder = store.encoder(block.encoder)
+    refused = pack_items(bytes.fromhex(failure.item) for failure in encoder.failures() if failure.item is not None)
+    content = block.state != MISSING
+    stored = content & (find_rows(encoder.contents()[1], block.items) >= 0)
+    broken = content & ~stored & ((block.state == FAILED) | (find_rows(refused, block.items) >= 0))
+    counts = {"stored": stored, "failed": broken, "missing": ~content, "lacking": content & ~stored & ~broken}
+    done = int((stored | broken).sum()) / max(1, int(content.sum()))
+    return {
+        "encoder": block.encoder,
+        **{key: int(mask.sum()) for key, mask in counts.items()},
+        "done": done if content.any() else 1.0,
+    }
+
+
+def status_lines(content: Mapping[str, Any]) -> list[str]:
+    """The same for people."""
+    lines = []
+    for one in content["data_sets"]:
+        unfinished = "" if one["finished"] else "; its extraction is running or was stopped"
+        lines.append(f"{one['name']}: {one['rows']} rows, {one['labelled']} labelled{unfinished}")
+        for modality, found in one["modalities"].items():
+            counts = ", ".join(f"{found[key]} {key}" for key in ("stored", "failed", "missing", "lacking"))
+            lines.append(f"  {modality}: {math.floor(1000 * found['done']) / 10:g} % done; {counts}")
     return lines
 
 

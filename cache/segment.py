@@ -19,7 +19,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from cache.errors import StoreDamaged
+from cache.errors import StoreDamaged, StoreError
 from cache.files import TEMPORARY_PREFIX, check_body, read_at, read_header, write_sealed
 from cache.key import pack_items, unpack_items
 from cache.ragged import Ragged, Values, take_rows
@@ -95,6 +95,12 @@ class Segment:
             return extent.map(self.path)
         values, offsets = extent
         return Ragged(values.map(self.path), offsets.map(self.path))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all outputs."""
+        parts = (one if isinstance(one, tuple) else (one,) for one in self.outputs.values())
+        return sum(extent.nbytes for part in parts for extent in part)
 
     @property
     def makers(self) -> list[dict[str, Any]]:
@@ -211,22 +217,45 @@ def merge_segments(
         FileNotFoundError: another process merged one of them meanwhile.
         StoreDamaged: one of them is damaged; nothing is removed.
     """
-    sources = {name: [segment.map(name) for segment in segments] for name in segments[0].outputs}
-    for segment in segments:
-        check_segment(segment.path)  # or a damaged vector would get a new checksum
     places: dict[bytes, tuple[int, int]] = {}
     for number, segment in enumerate(segments):
         for row, item in enumerate(unpack_items(segment.items)):
             if keep is None or item in keep:
                 places.setdefault(item, (number, row))
     items = sorted(places, key=lambda item: (order.get(item, len(order)), item))
-    where = np.array([places[item] for item in items], dtype=np.int64).reshape(-1, 2)
-    made = []
-    for part in _parts(_bytes_of(sources, where)):
-        outputs = {name: take_rows(maps, where[part, 0], where[part, 1]) for name, maps in sources.items()}
-        made.append(write_segment(segments[0].path.parent, items[part], outputs, _written_by(segments)))
+    made = _write_parts(segments, items, [places[item] for item in items], segments[0].path.parent)
     for segment in segments:
         segment.path.unlink(missing_ok=True)
+    return made
+
+
+def copy_items(segment: Segment, folder: Path, items: Sequence[bytes]) -> list[Path]:
+    """Writes some items of a segment to another folder; the segment stays.
+
+    Raises:
+        StoreDamaged: it is damaged; nothing is written.
+    """
+    rows = {item: row for row, item in enumerate(unpack_items(segment.items))}
+    return _write_parts([segment], items, [(0, rows[item]) for item in items], folder)
+
+
+def _write_parts(
+    segments: Sequence[Segment], items: Sequence[bytes], places: Sequence[tuple[int, int]], folder: Path
+) -> list[Path]:
+    """Writes items, each from row `places[i][1]` of segment `places[i][0]`, as segments of a fitting size."""
+    sources = {name: [segment.map(name) for segment in segments] for name in segments[0].outputs}
+    for segment in segments:
+        check_segment(segment.path)  # or a damaged vector would get a new checksum
+    where = np.array(places, dtype=np.int64).reshape(-1, 2)
+    made: list[Path] = []
+    try:
+        for part in _parts(_bytes_of(sources, where)):
+            outputs = {name: take_rows(maps, where[part, 0], where[part, 1]) for name, maps in sources.items()}
+            made.append(write_segment(folder, items[part], outputs, _written_by(segments)))
+    except StoreError:
+        for path in made:  # on a full disk half a copy would only be in the way
+            path.unlink(missing_ok=True)
+        raise
     return made
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,12 @@ import numpy as np
 from cache.batches import plan_paths, read_batches
 from cache.errors import CacheIncomplete, StoreDamaged, StoreError, listing
 from cache.files import replacing, write_json
-from cache.key import EncoderKey, pack_items, unpack_items
+from cache.key import EncoderKey, canonical_json, pack_items, unpack_items
 from cache.schema import DAMAGED_SUFFIX, FAILURES_FILE, KEY_FILE, KEY_SCHEMA, PENDING_SUFFIX, VIEW_SUFFIX
-from cache.segment import Segment, check_segment, is_segment, merge_segments, read_segment
+from cache.segment import PART_BYTES, Segment, check_segment, is_segment, merge_segments, read_segment
+
+SMALL_BYTES = 128 * 2**20
+"""Segments below this are merged at the end of a run; one that comes out of a merge is mostly larger."""
 
 MERGE_AT_ONCE = 4096
 """Segments mapped at once by a merge; Linux allows a process some 65 000 maps."""
@@ -37,8 +41,21 @@ class Failure:
     decoder: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """The line that `failures.jsonl` holds for it."""
-        return {"id": self.id, "reason": self.reason, "digest": self.item, "decoder": self.decoder}
+        """The line that `failures.jsonl` holds for it, with a checksum of the rest."""
+        content = {"id": self.id, "reason": self.reason, "digest": self.item, "decoder": self.decoder}
+        return {**content, "crc32": zlib.crc32(canonical_json(content))}
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> Failure:
+        """The inverse of `as_json`; lines of the first version have no checksum.
+
+        Raises:
+            ValueError, KeyError, TypeError: it is not what was written.
+        """
+        found = Failure(content["id"], content["reason"], content["digest"], content.get("decoder", ""))
+        if content.get("crc32", found.as_json()["crc32"]) != found.as_json()["crc32"]:
+            raise ValueError(f"the checksum of {found.id!r} does not fit")
+        return found
 
 
 class EncoderStore:
@@ -125,8 +142,8 @@ class EncoderStore:
         """Renames damaged files to `*.damaged`, so that their items count as missing again.
 
         Args:
-            wanted: every byte is read of segments that hold one of these items, and of plans; of
-                other segments header, length and item keys. None reads every byte of all.
+            wanted: every byte is read of segments that hold one of these items, of plans and of
+                failures; of other segments header, length and item keys. None reads all of all.
         """
         moved = []
         for path in self.segment_paths():
@@ -143,34 +160,66 @@ class EncoderStore:
                 read_batches(path)
             except StoreDamaged:
                 moved.append(_set_aside(path))
+        try:
+            self.failures()
+        except StoreDamaged:
+            moved.append(_set_aside(self.failures_path))
         return moved
 
-    def consolidate(self, order: Sequence[bytes], small: int = 16384) -> None:
-        """Merges segments of fewer than `small` rows into one, in the order of a data set.
+    def consolidate(self, order: Sequence[bytes], small: int = SMALL_BYTES) -> list[Path]:
+        """Merges segments of fewer than `small` bytes, in the order of a data set.
 
         A run writes one segment a batch, so that a kill loses one batch; readers want few.
         Rows in a data set's own order let `FeatureTable.to_numpy` return the map itself.
+
+        Returns:
+            Damaged files that were found and set aside, for a merge reads every byte.
         """
         places = {item: place for place, item in enumerate(dict.fromkeys(order))}
-        while len(segments := [segment for segment in self.segments() if len(segment) < small]) > 1:
+        moved: list[Path] = []
+        while len(segments := self._smaller(small)) > 1:
             try:
                 merge_segments(segments[:MERGE_AT_ONCE], places)
             except FileNotFoundError:  # another process merges the same segments; it will finish
-                return
-            except StoreDamaged:  # found only now, for a merge reads every byte
-                self.set_aside_damaged()
+                return moved
+            except StoreDamaged:
+                moved += self.set_aside_damaged()
+        return moved
+
+    def _smaller(self, size: int) -> list[Segment]:
+        return [segment for segment in self.segments() if segment.nbytes < size]
+
+    def compact(self, order: Sequence[bytes]) -> list[Path]:
+        """Lays all items out anew, each once, in as few segments as fit: first those of `order`, then the rest.
+
+        Returns:
+            Damaged files that were found and set aside.
+        """
+        moved = self.consolidate(order)
+        segments, stored = self.contents()
+        items = unpack_items(stored)
+        places = {item: place for place, item in enumerate(dict.fromkeys(order))}
+        in_order = items == sorted(set(items), key=lambda item: (places.get(item, len(places)), item))
+        if not in_order or any(segment.nbytes < PART_BYTES // 2 for segment in segments[:-1]):
+            merge_segments(segments, places)
+        return moved
+
+    @property
+    def failures_path(self) -> Path:
+        """Where failures are recorded."""
+        return self.folder / FAILURES_FILE
 
     def failures(self) -> list[Failure]:
         """Recorded failures, one an item."""
-        path = self.folder / FAILURES_FILE
+        path = self.failures_path
         if not path.exists():
             return []
         try:
             # Not splitlines: it also parts at line separators that JSON leaves in strings.
-            entries = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
-            return [Failure(one["id"], one["reason"], one["digest"], one.get("decoder", "")) for one in entries]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreDamaged(f"{path} is damaged ({error!r}); delete it, failures are found anew") from error
+            lines = path.read_text(encoding="utf-8").split("\n")
+            return [Failure.from_json(json.loads(line)) for line in lines if line.strip()]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StoreDamaged(f"{path} is damaged ({error!r}); run extract again, failures are found anew") from error
 
     def record_failures(self, failures: Iterable[Failure], resolved: Iterable[bytes] = ()) -> None:
         """Adds failures to `failures.jsonl` and drops those of items that are encoded by now.
@@ -190,7 +239,7 @@ class EncoderStore:
         entries = [*kept.values(), *nameless]
         if entries == known:
             return
-        with replacing(self.folder / FAILURES_FILE) as temporary:
+        with replacing(self.failures_path) as temporary:
             lines = (json.dumps(entry.as_json()) + "\n" for entry in entries)
             temporary.write_text("".join(lines), encoding="utf-8")
 

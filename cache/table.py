@@ -187,6 +187,11 @@ class FeatureTable:
         return self._texts(self._view.labels)
 
     @property
+    def labels(self) -> np.ndarray:
+        """Labels as `y`, but empty where a row has none."""
+        return self._texts(self._view.labels)
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """All labels of these rows, sorted."""
         return tuple(sorted(set(self._view.labels[self._rows]) - {""}))
@@ -227,6 +232,10 @@ class FeatureTable:
             out[~absent] = reader.take(self._rows[~absent])
         return out
 
+    def has_tokens(self, modality: str) -> bool:
+        """Whether `tokens` can give something."""
+        return TOKENS in self._readers[modality].outputs
+
     def tokens(self, modality: str) -> Ragged:
         """Token vectors of one modality: of a text its tokens, of a picture its grid, row by row.
 
@@ -236,7 +245,7 @@ class FeatureTable:
             CacheIncomplete: the data set was extracted without them.
         """
         reader = self._readers[modality]
-        if TOKENS not in reader.outputs:
+        if not self.has_tokens(modality):
             raise CacheIncomplete(f"{self.name} has no {modality} tokens; run extract again with --tokens")
         present = reader.block.row[self._rows] >= 0
         taken = reader.take(self._rows[present], TOKENS)

@@ -2,6 +2,7 @@
 
 from extract.datasets import LAYOUTS, read_manifest
 from extract.datasets.demo import write_demo
+from extract.deep import verify_by_encoding
 from extract.encoders.spec import EncoderSpec, choose_specs
 from extract.manifest import Manifest, Sample, default_name, label_counts
 from extract.stage import Extraction, Settings, extract
@@ -22,5 +23,6 @@ __all__ = [
     "failure_lines",
     "label_counts",
     "read_manifest",
+    "verify_by_encoding",
     "write_demo",
 ]

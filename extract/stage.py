@@ -283,7 +283,8 @@ class _Stage:
             if outcome.failed:
                 names = self._names(hashed, failed)
                 self._check_failures([Failure(names[item], one.reason, None) for item, one in failed.items()])
-        store.consolidate([item for item in hashed.items if item != NO_ITEM])
+        for path in store.consolidate([item for item in hashed.items if item != NO_ITEM]):
+            self._done.warnings.append(f"{path} was damaged and set aside; other data sets may need extract again")
         self._done.truncated += encoder.truncated
         self._done.encode_seconds += time.perf_counter() - started
         return failed

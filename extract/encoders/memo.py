@@ -34,7 +34,7 @@ def remember(root: Path, spec: EncoderSpec, encoder: Encoder) -> None:
     entries = _read(root)
     files = {str(path): _state(path) for path in encoder.files}
     entries[_name(spec)] = {"files": files, "key": dict(encoder.key.fields), "name": encoder.key.name}
-    write_json(root / MEMO_FILE, entries)
+    write_json(root / MEMO_FILE, {"entries": entries, "digest": digest(canonical_json(entries))})
 
 
 def _name(spec: EncoderSpec) -> str:
@@ -52,8 +52,10 @@ def _state(path: Path) -> list[int] | None:
 
 
 def _read(root: Path) -> dict[str, Any]:
+    """The entries; none where the file is absent or damaged: then keys are computed anew."""
     try:
         content = json.loads((root / MEMO_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # absent, or damaged: then keys are computed anew
+        entries: dict[str, Any] = content["entries"]
+        return entries if content["digest"] == digest(canonical_json(entries)) else {}
+    except (OSError, ValueError, KeyError, TypeError):
         return {}
-    return content if isinstance(content, dict) else {}

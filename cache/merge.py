@@ -1,0 +1,84 @@
+"""Takes over what another store holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cache.batches import plan_paths, read_batches, write_batches
+from cache.errors import CacheIncomplete, UsageError, listing
+from cache.key import unpack_items
+from cache.progress import Progress, silent
+from cache.segment import check_items, copy_items
+from cache.store import EncoderStore, FeatureStore
+from cache.view import View, check_view, placed, write_view
+
+
+def merge_stores(store: FeatureStore, other: FeatureStore, progress: Progress = silent) -> dict[str, Any]:
+    """Copies vectors, failures, plans and data sets that `store` lacks from `other`, which stays as it is.
+
+    Every byte of `other` is checked. After a kill the same call goes on.
+
+    Returns:
+        `items` and `bytes` that were copied, and `data_sets`, the names of those that are new.
+
+    Raises:
+        CacheIncomplete: `other` is no store, or vectors of its data sets are missing.
+        StoreDamaged: a file of `other` is not what was written.
+        UsageError: both are one store, or hold different data sets under one name; nothing is copied.
+    """
+    if not other.root.is_dir():
+        raise CacheIncomplete(f"there is no store at {other.root}")
+    if store.root.resolve() == other.root.resolve():
+        raise UsageError(f"{other.root} is this very store")
+    views = _new_views(store, other)
+    result: dict[str, Any] = {"items": 0, "bytes": 0, "data_sets": [view.name for view in views]}
+    encoders = other.encoders()
+    for number, theirs in enumerate(encoders, 1):
+        ours = store.encoder(theirs.digest)
+        ours.create(theirs.key())
+        before = ours.size()
+        result["items"] += _copy(ours, theirs)
+        result["bytes"] += ours.size() - before
+        progress("merge", number, len(encoders))
+    for view in views:
+        blocks = {name: placed(store.encoder(block.encoder), block)[0] for name, block in view.blocks.items()}
+        write_view(store, View(view.name, view.columns, blocks, view.source))
+    return result
+
+
+def _new_views(store: FeatureStore, other: FeatureStore) -> list[View]:
+    names = store.names()
+    new, conflicts = [], []
+    for name in other.names():
+        view = check_view(other, name)
+        if name not in names:
+            new.append(view)
+        elif not _equal(check_view(store, name), view):
+            conflicts.append(name)
+    if conflicts:
+        raise UsageError(
+            f"{store.root} and {other.root} hold different data sets of the same name: {listing(conflicts)}. Extract "
+            "one of them under another --name, or remove its .view.h5; its vectors stay"
+        )
+    return new
+
+
+def _equal(one: View, two: View) -> bool:
+    encoders = [{name: block.encoder for name, block in view.blocks.items()} for view in (one, two)]
+    return one.digest == two.digest and encoders[0] == encoders[1]
+
+
+def _copy(ours: EncoderStore, theirs: EncoderStore) -> int:
+    held = ours.items()
+    copied = 0
+    for path in theirs.segment_paths():
+        segment = check_items(path)
+        lacking = [item for item in unpack_items(segment.items) if item not in held]
+        if lacking:
+            copy_items(segment, ours.folder, lacking)
+            held.update(lacking)
+            copied += len(lacking)
+    for path in plan_paths(theirs.folder):
+        write_batches(ours.folder, read_batches(path))
+    ours.record_failures(theirs.failures(), resolved=held)
+    return copied

@@ -1,0 +1,185 @@
+"""Merges segments, and removes what no data set reaches.
+
+Both write the new file before they remove the old one. A kill in between leaves items twice,
+never none.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cache.batches import plan_paths, read_batches
+from cache.files import TEMPORARY_PREFIX
+from cache.key import pack_items, unpack_items
+from cache.progress import Progress, silent
+from cache.schema import DAMAGED_SUFFIX, FAILURES_FILE, KEY_FILE, PENDING_SUFFIX, VIEW_SUFFIX
+from cache.segment import check_items, merge_segments
+from cache.store import EncoderStore, FeatureStore
+from cache.view import wanted_items
+
+WRITING_SECONDS = 600.0
+"""A temporary file that is younger may belong to a writer that is alive."""
+
+
+def compact_store(store: FeatureStore, progress: Progress = silent) -> dict[str, Any]:
+    """Merges the segments of every encoder into few, in the order of the data sets, each item once.
+
+    Returns:
+        `segments_before`, `bytes_before`, `segments`, `bytes`, and `damaged`: files that were set aside.
+
+    Raises:
+        StoreDamaged: a file is not what was written; nothing of it is removed.
+        StoreError: the disk refuses; what was there is good.
+    """
+    encoders = store.encoders()
+    found = {"segments_before": _count(encoders), "bytes_before": sum(encoder.size() for encoder in encoders)}
+    wanted = wanted_items(store)
+    damaged: list[Path] = []
+    for number, encoder in enumerate(encoders, 1):
+        damaged += encoder.compact(unpack_items(wanted.get(encoder.digest, pack_items([]))))
+        progress("compact", number, len(encoders))
+    found |= {"segments": _count(encoders), "bytes": sum(encoder.size() for encoder in encoders)}
+    return {**found, "damaged": [str(path) for path in damaged]}
+
+
+def compacted_lines(result: Mapping[str, Any]) -> list[str]:
+    """What a compaction did, for people."""
+    lines = [f"{path} was damaged and set aside; run extract again to encode its items" for path in result["damaged"]]
+    before = f"{result['segments_before']} segments, {result['bytes_before'] / 1e6:.1f} MB"
+    return [*lines, f"{before} -> {result['segments']} segments, {result['bytes'] / 1e6:.1f} MB"]
+
+
+def _count(encoders: list[EncoderStore]) -> int:
+    return sum(len(encoder.segment_paths()) for encoder in encoders)
+
+
+@dataclass
+class Collected:
+    """What was, or would be, removed: vectors of items, whole files, bytes of both; and items kept for their age."""
+
+    dry_run: bool
+    items: int = 0
+    bytes: int = 0
+    files: list[str] = field(default_factory=list)
+    young: int = 0
+
+
+def collect(
+    store: FeatureStore, older_than: float = 0.0, dry_run: bool = False, progress: Progress = silent
+) -> dict[str, Any]:
+    """Removes what no view and no pending view reaches.
+
+    Args:
+        store: the store.
+        older_than: seconds; files that are younger are kept.
+        dry_run: only say what would be removed.
+        progress: told after each encoder.
+
+    Returns:
+        `items`, `bytes`, `files`, `young` and `dry_run`.
+
+    Raises:
+        StoreDamaged: a view cannot be read, so that it is not known what it reaches; nothing more is removed.
+    """
+    return asdict(_Collection(store, older_than, dry_run).run(progress))
+
+
+class _Collection:
+    def __init__(self, store: FeatureStore, older_than: float, dry_run: bool) -> None:
+        self._store = store
+        self._older_than = older_than
+        self._done = Collected(dry_run)
+        self._marks: list[tuple[str, int]] = []
+        self._wanted: dict[str, set[bytes]] = {}
+
+    def run(self, progress: Progress) -> Collected:
+        encoders = self._store.encoders()
+        self._leftovers(self._store.root)
+        for number, encoder in enumerate(encoders, 1):
+            for path in encoder.segment_paths():
+                self._segment(encoder, path)
+            self._leftovers(encoder.folder)
+            self._plans(encoder)
+            self._folder(encoder)
+            progress("gc", number, len(encoders))
+        return self._done
+
+    def _keep(self, encoder: EncoderStore) -> set[bytes]:
+        """Items that views reach at this moment: an extraction may have begun or ended since the last look."""
+        paths = [path for suffix in (VIEW_SUFFIX, PENDING_SUFFIX) for path in self._store.root.glob(f"*{suffix}")]
+        marks = sorted((path.name, path.stat().st_mtime_ns) for path in paths if path.exists())
+        if marks != self._marks or not self._wanted:
+            found = wanted_items(self._store)
+            self._wanted = {digest: set(unpack_items(items)) for digest, items in found.items()}
+            self._marks = marks
+        return self._wanted.get(encoder.digest, set())
+
+    def _old(self, path: Path, at_least: float = 0.0) -> bool:
+        return time.time() - path.stat().st_mtime >= max(self._older_than, at_least)
+
+    def _segment(self, encoder: EncoderStore, path: Path) -> None:
+        try:
+            segment = check_items(path)
+            items = unpack_items(segment.items)
+            keep = self._keep(encoder)
+            dropped = sum(item not in keep for item in items)
+            if not dropped:
+                return
+            if not self._old(path):
+                self._done.young += dropped
+                return
+            size = path.stat().st_size
+            self._done.items += dropped
+            if dropped == len(items):
+                self._remove(path)
+                return
+            self._done.bytes += size * dropped // len(items)
+            if not self._done.dry_run:
+                merge_segments([segment], {item: place for place, item in enumerate(items)}, keep)
+        except FileNotFoundError:  # merged by another process meanwhile
+            return
+
+    def _leftovers(self, folder: Path) -> None:
+        """What killed writers left, and damaged files that were set aside."""
+        for path in sorted(folder.iterdir()):
+            temporary = path.name.startswith(TEMPORARY_PREFIX) and self._old(path, WRITING_SECONDS)
+            if temporary or (path.suffix == DAMAGED_SUFFIX and self._old(path)):
+                self._remove(path)
+
+    def _plans(self, encoder: EncoderStore) -> None:
+        keep = self._keep(encoder)
+        for path in plan_paths(encoder.folder):
+            items = {item for batch in read_batches(path) for item in batch}
+            if items.isdisjoint(keep) and self._old(path):
+                self._remove(path)
+
+    def _folder(self, encoder: EncoderStore) -> None:
+        """The folder itself, once no view names its encoder and nothing of worth is in it."""
+        if encoder.digest in self._wanted:
+            return
+        rest = {path.name for path in encoder.folder.iterdir()} - {Path(name).name for name in self._done.files}
+        known = [encoder.folder / name for name in (FAILURES_FILE, KEY_FILE) if name in rest]
+        if rest <= {FAILURES_FILE, KEY_FILE} and all(self._old(path) for path in known):
+            for path in known:
+                self._remove(path)
+            if not self._done.dry_run:
+                encoder.folder.rmdir()
+
+    def _remove(self, path: Path) -> None:
+        self._done.bytes += path.stat().st_size
+        self._done.files.append(str(path))
+        if not self._done.dry_run:
+            path.unlink(missing_ok=True)
+
+
+def collected_lines(result: Mapping[str, Any]) -> list[str]:
+    """What a collection removed, for people."""
+    verb = "would remove" if result["dry_run"] else "removed"
+    lines = [f"{verb} {path}" for path in result["files"]]
+    if result["young"]:
+        lines.append(f"kept {result['young']} vectors that no data set reaches, for they are younger than --older-than")
+    return [*lines, f"{verb} {result['items']} vectors and {len(result['files'])} files, {result['bytes']} bytes"]

@@ -1,0 +1,185 @@
+"""What every command shares: options, progress bars, how errors and results are printed.
+
+Imports next to nothing, so that `--help` is instant.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+class Pipeline(click.Group):
+    """Prints the user's errors as one clear message instead of a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command; exit code 1 for what the user can mend."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("stopped; what was encoded is kept, the same command goes on from there", err=True)
+            ctx.exit(1)
+        except Exception as error:
+            from cache import PipelineError
+
+            if not isinstance(error, PipelineError):
+                raise
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(1)
+
+
+class Bars:
+    """Progress bars with rate and time left on stderr, one a stage."""
+
+    def __init__(self) -> None:
+        self._what = ""
+        self._bar: Any = None
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """A `cache.Progress`."""
+        from tqdm import tqdm
+
+        if what != self._what:
+            self.close()
+            # A log file gets a line now and then instead of a moving bar; what is quick needs none.
+            interval = 0.1 if sys.stderr.isatty() else 30.0
+            self._bar = tqdm(total=total, desc=what, mininterval=interval, delay=0.5, dynamic_ncols=True)
+            self._what = what
+        self._bar.update(done - self._bar.n)
+        if done >= total:
+            self.close()
+
+    def close(self) -> None:
+        """Leaves the last state on the screen."""
+        if self._bar is not None:
+            self._bar.close()
+        self._what, self._bar = "", None
+
+
+def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+store_option = click.option(
+    "--store",
+    default="features",
+    type=click.Path(path_type=Path),
+    show_default=True,
+    help="Folder of the feature store.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line on stdout.")
+modalities_option = click.option("--modalities", help="Such as text,image; all that the data has by default.")
+data_options = _options(
+    click.option("--layout", help="How DATA is laid out (mvsa, table); recognised by default."),
+    click.option("--columns", metavar="ROLE=COLUMN,...", help="Of a table: id, text, image, label, split, group."),
+)
+device_options = _options(
+    click.option("--gpu", is_flag=True, help="Run on the GPU; an error where there is none. Same as --device cuda."),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+)
+keeping_options = _options(
+    click.option(
+        "--dtype", type=click.Choice(["float32", "float16"]), help="Of stored pooled vectors.  [default: float32]"
+    ),
+    click.option("--tokens", is_flag=True, default=None, help="Keep token vectors and image grids too, as float16."),
+)
+encoder_options = _options(
+    click.option("--text-model", help="BERT-like model by name or folder.  [default: bert-base-uncased]"),
+    click.option("--image-model", help="Classification network of torchvision.  [default: resnet50]"),
+    click.option("--image-weights", help="State dict (.pth, .safetensors); the official weights by default."),
+    click.option(
+        "--pooling", type=click.Choice(["mean", "cls"]), help="Text vector; both are stored.  [default: mean]"
+    ),
+    click.option("--max-length", type=int, help="Longest text in tokens; the model's own limit by default."),
+    click.option("--random-init", metavar="SEED", help="Untrained weights: SEED, or text=SEED or image=SEED for one."),
+    device_options,
+)
+
+
+def parse_columns(value: str | None) -> dict[str, str]:
+    """`text=title,image=img` as a dictionary."""
+    pairs = [part.partition("=") for part in (value or "").split(",") if part]
+    if not all(sign for _, sign, _ in pairs):
+        raise click.UsageError(f"--columns takes role=column,..., got {value!r}")
+    return {role.strip(): column.strip() for role, _, column in pairs}
+
+
+def parse_modalities(value: str | None) -> tuple[str, ...] | None:
+    """`text,image` as a tuple; None where nothing is given."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if value else None
+
+
+def how_to_run(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Device and failure handling, as `extract.Settings` takes them."""
+    device = options.get("device", "auto")
+    if options.get("gpu") and device == "cpu":
+        raise click.UsageError("--gpu and --device cpu contradict each other")
+    device = "cuda" if options.get("gpu") and device == "auto" else device
+    return {
+        "device": device,
+        "fail_fast": options.get("on_error") == "fail",
+        "max_failures": options.get("max_failures"),
+        "retry_failed": options.get("retry_failed", False),
+    }
+
+
+def parse_seeds(value: str | None) -> dict[str, int]:
+    """`7` as {"": 7}, `text=7` as {"text": 7}."""
+    parts = [part.rpartition("=") for part in (value or "").split(",") if part]
+    if not all(seed.strip().isdigit() for _, _, seed in parts):
+        raise click.UsageError(f"--random-init takes SEED or text=SEED or image=SEED, got {value!r}")
+    return {modality.strip(): int(seed) for modality, _, seed in parts}
+
+
+def parse_assignments(values: Iterable[str]) -> dict[str, Any]:
+    """`C=0.1` as {"C": 0.1}: JSON where the value is JSON, else text."""
+    params: dict[str, Any] = {}
+    for value in values:
+        key, sign, text = value.partition("=")
+        if not sign:
+            raise click.UsageError(f"--set takes KEY=VALUE, got {value!r}")
+        try:
+            params[key] = json.loads(text)
+        except ValueError:
+            params[key] = text
+    return params
+
+
+def with_bars(work: Callable[[Bars], Any]) -> Any:
+    """What `work` returns; its progress bars are left in order whatever happens."""
+    bars = Bars()
+    try:
+        return work(bars)
+    finally:
+        bars.close()
+
+
+def parse_age(value: str) -> float:
+    """`7d`, `12h`, `30m` or `0` in seconds."""
+    units = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+    number, unit = (value[:-1], value[-1]) if value[-1:] in units else (value, "d")
+    try:
+        seconds = float(number) * units[unit]
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise click.UsageError(f"--older-than takes a time such as 7d, 12h or 30m, got {value!r}")
+    return seconds
+
+
+def finish(as_json: bool, result: Mapping[str, Any], lines: Iterable[str]) -> None:
+    """Prints for people on stdout, or with --json for people on stderr and one object on stdout."""
+    for line in lines:
+        click.echo(line, err=as_json)
+    if as_json:
+        click.echo(json.dumps(result, ensure_ascii=False))

@@ -1,0 +1,126 @@
+"""Encodes stored items again, to see that the store holds what the encoders give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache import (
+    TOKENS,
+    Block,
+    DataError,
+    FeatureStore,
+    ModelError,
+    Progress,
+    Ragged,
+    Values,
+    read_view,
+    silent,
+    table_of,
+)
+from extract.contents import read_contents
+from extract.datasets import read_manifest
+from extract.decode import DecodeError
+from extract.encoders import build_encoder
+from extract.encoders.spec import EncoderSpec, stored_dtype
+from extract.manifest import Content
+
+TOLERANCE = {"float32": 1e-4, "float16": 2e-3}
+"""Largest difference that batches, devices and rounding explain, beside vectors of the size of 1."""
+
+
+def verify_by_encoding(
+    store: str | Path,
+    rows: int,
+    name: str | None = None,
+    data: str | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Encodes random rows of a data set again, each by itself, and compares with what is stored.
+
+    Args:
+        store: the store's folder.
+        rows: how many of each modality.
+        name: the data set; may be left out when the store holds only one.
+        data: where its data lies now; where it was when it was extracted by default.
+        device: as for `extract`.
+        seed: of the choice of rows.
+        progress: told after each row.
+
+    Returns:
+        `name`, `rows` (that were compared), `changed` (whose content is gone or another one now),
+        `largest_difference` (of any value, divided by the largest value of its vector or 1), `findings`.
+
+    Raises:
+        DataError: the data cannot be read, or holds none of the rows.
+        ModelError: an encoder is not to be had any more, or is another one now.
+    """
+    opened = FeatureStore(store)
+    name = opened.choose(name)
+    view = read_view(opened, name)
+    manifest = read_manifest(data or view.source["data"], view.source["layout"], view.source.get("columns"))
+    result: dict[str, Any] = {"name": name, "rows": 0, "changed": 0, "largest_difference": 0.0, "findings": []}
+    table = table_of(opened, view)
+    for modality, block in view.blocks.items():
+        places = read_contents(manifest.samples, modality, progress).places
+        again = _Again(block, device)
+        samples = np.random.default_rng(seed).permutation(np.flatnonzero(block.present))[:rows]
+        for number, sample in enumerate(samples.tolist(), 1):
+            place = places.get(block.items[sample].tobytes())
+            row = table[[sample]]
+            if place is None:
+                result["changed"] += 1
+                continue
+            stored: dict[str, Values] = {block.output: row.block(modality)}
+            if row.has_tokens(modality):
+                stored[TOKENS] = row.tokens(modality)
+            try:
+                difference, allowed = again.difference(place, stored)
+            except DecodeError as error:
+                problem = f"{modality} of {row.ids[0]} is stored, but cannot be decoded now: {error}"
+                result["findings"].append({"file": str(opened.encoder(block.encoder).folder), "problem": problem})
+                continue
+            result["rows"] += 1
+            result["largest_difference"] = max(result["largest_difference"], difference)
+            if difference > allowed:
+                problem = f"{modality} of {row.ids[0]} differs by {difference:.3g} from what its encoder gives now"
+                result["findings"].append({"file": str(opened.encoder(block.encoder).folder), "problem": problem})
+            progress(f"encode {modality} again", number, len(samples))
+    if not result["rows"]:
+        raise DataError(f"{manifest.path} holds none of the contents from which {name} was made; give --data")
+    return result
+
+
+class _Again:
+    """The encoder of a block, once more."""
+
+    def __init__(self, block: Block, device: str) -> None:
+        from extract.runtime import choose_runtime
+
+        self._encoder = build_encoder(EncoderSpec.from_json(block.spec), choose_runtime(device))
+        if self._encoder.key.digest != block.encoder:
+            raise ModelError(
+                f"{block.spec['model']} has the key {self._encoder.key.digest} now, the {block.modality} vectors were "
+                f"made by {block.encoder}: other weights, tokenizer or preprocessing; nothing can be compared"
+            )
+
+    def difference(self, place: Content, stored: Mapping[str, Values]) -> tuple[float, float]:
+        """The largest difference of a stored vector, and the largest that is allowed."""
+        lights, _ = self._encoder.prepare([place])
+        light = lights[0].read_bytes() if isinstance(lights[0], Path) else lights[0]
+        found = self._encoder.encode([self._encoder.decode(light)])
+        largest, allowed = 0.0, 0.0
+        for name, values in stored.items():
+            one, two = (np.asarray(_flat(part), dtype=np.float64) for part in (values, found[name]))
+            largest = max(largest, float(np.abs(one - two).max() / max(1.0, np.abs(two).max())))
+            allowed = max(allowed, TOLERANCE[stored_dtype(self._encoder.key.fields, name).name])
+        return largest, allowed
+
+
+def _flat(values: Values) -> np.ndarray:
+    return values.values if isinstance(values, Ragged) else values
