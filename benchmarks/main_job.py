@@ -9,10 +9,7 @@ and `results/main_job.md` beside this script, with each target and whether it wa
 from __future__ import annotations
 
 import csv
-import importlib.metadata
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -23,8 +20,10 @@ from typing import Any
 
 import click
 
-HERE = Path(__file__).resolve().parent
-PIPELINE = HERE.parent / "pipeline.py"
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.machine import PIPELINE, Target, machine, target_lines, write_result
+
 HEADS = ("logreg", "mlp", "vote", "text", "image")
 
 
@@ -40,25 +39,6 @@ def command(*args: object) -> tuple[dict[str, Any], float, int]:
 
 def median_seconds(*args: object, rounds: int = 5) -> float:
     return statistics.median(command(*args)[1] for _ in range(rounds))
-
-
-def machine() -> dict[str, Any]:
-    packages = ("torch", "torchvision", "transformers", "scikit-learn", "numpy", "h5py")
-    return {
-        "date": time.strftime("%Y-%m-%d"),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in packages},
-    }
-
-
-def _processor() -> str:
-    import torch
-
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def measure(data: Path, text_model: Path, image_weights: Path, work: Path) -> dict[str, Any]:
@@ -95,7 +75,7 @@ def demo(work: Path) -> dict[str, Any]:
     return {"exit_code": code, "accuracy": result["accuracy"], "wall_seconds": seconds}
 
 
-def targets(found: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
+def targets(found: dict[str, Any]) -> list[Target]:
     """What was asked for, what was found, and whether it is met."""
     heads, trial = found["heads"], found["demo"]["accuracy"]
     percent = {head: 100 * one["accuracy"] for head, one in heads.items()}
@@ -125,20 +105,13 @@ def targets(found: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
     return rows
 
 
-def as_markdown(result: dict[str, Any]) -> str:
-    machine = ", ".join(f"{key} {value}" for key, value in result["machine"].items())
-    lines = ["# The main job", "", f"Measured by `benchmarks/main_job.py`: {machine}.", ""]
-    lines += ["| what | target | found | met |", "|---|---|---|---|"]
-    lines += [
-        f"| {what} | {target} | {value} | {'yes' if met else '**no**'} |"
-        for what, target, value, met in result["targets"]
-    ]
+def lines_of(result: dict[str, Any]) -> list[str]:
+    lines = target_lines(result["targets"])
     lines += ["", "| head | accuracy | macro-F1 | seconds |", "|---|---|---|---|"]
     for head, one in result["heads"].items():
         lines.append(f"| {head} | {100 * one['accuracy']:.1f} | {one['macro_f1']:.3f} | {one['seconds']:.1f} |")
     extract = result["extract"]
-    lines += ["", f"First `extract`: {extract['encoded']} items in {extract['wall_seconds']:.0f} s."]
-    return "\n".join(lines) + "\n"
+    return [*lines, "", f"First `extract`: {extract['encoded']} items in {extract['wall_seconds']:.0f} s."]
 
 
 @click.command()
@@ -152,10 +125,7 @@ def main(data: Path, text_model: Path, image_weights: Path) -> None:
     for part in ("name", "store"):
         found["extract"].pop(part)
     result = {"machine": machine(), "targets": targets(found), **found}
-    (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results" / "main_job.json").write_text(json.dumps(result, indent=2) + "\n")
-    (HERE / "results" / "main_job.md").write_text(as_markdown(result))
-    click.echo(as_markdown(result))
+    click.echo(write_result("main_job", "The main job", result, lines_of(result)))
 
 
 if __name__ == "__main__":

@@ -21,17 +21,16 @@ from cache.merge import merge_stores
 from cache.plan import Plan, plan_extraction
 from cache.progress import Progress, silent
 from cache.ragged import Ragged, Values, take_items
-from cache.schema import FAILED, KEY_FILE, KEY_SCHEMA, MISSING, PRESENT, TOKENS
+from cache.schema import FAILED, KEY_SCHEMA, MISSING, PRESENT, TOKENS
 from cache.store import EncoderStore, Failure, FeatureStore
 from cache.table import FeatureTable, load, table_of
 from cache.upkeep import collect, collected_lines, compact_store, compacted_lines
 from cache.verify import finding_lines, verify_store
-from cache.view import Block, View, placed, read_view, write_view
+from cache.view import Block, View, is_written, placed, read_view, write_view
 from cache.writer import FeatureWriter
 
 __all__ = [
     "FAILED",
-    "KEY_FILE",
     "KEY_SCHEMA",
     "MISSING",
     "NO_ITEM",
@@ -67,6 +66,7 @@ __all__ = [
     "digest",
     "export_table",
     "finding_lines",
+    "is_written",
     "item_key",
     "joined_groups",
     "listing",

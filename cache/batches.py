@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 
 from cache.files import TEMPORARY_PREFIX, check_held, hold, write_sealed
 from cache.key import ITEM_BYTES, digest, pack_items, unpack_items
 from cache.ragged import offsets_of
 from cache.schema import PLAN_SUFFIX
+
+if TYPE_CHECKING:
+    import h5py
 
 Batch = list[bytes]
 """Item keys in the order in which they stand in the batch."""

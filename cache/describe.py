@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from cache.errors import CacheIncomplete
 from cache.find import find_rows
 from cache.key import pack_items
 from cache.schema import FAILED, MISSING
@@ -23,8 +22,7 @@ def describe_store(store: FeatureStore) -> dict[str, Any]:
         CacheIncomplete: there is no such folder.
         StoreDamaged: a file of the store is not what was written.
     """
-    if not store.root.is_dir():
-        raise CacheIncomplete(f"there is no store at {store.root}; run extract first or give another --store")
+    store.check()
     return {
         "store": str(store.root),
         "data_sets": [_data_set(store, name) for name in store.names()],
@@ -55,6 +53,7 @@ def status_of(store: FeatureStore, name: str | None = None) -> dict[str, Any]:
         CacheIncomplete: no such store, or no such data set in it.
         StoreDamaged: a file is not what was written.
     """
+    store.check()
     names = sorted({*store.names(), *store.pending()})
     if not names or (name is not None and name not in names):
         name = store.choose(name)  # explains what there is

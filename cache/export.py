@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from cache.errors import UsageError, listing
@@ -58,10 +57,13 @@ def _write_npz(table: FeatureTable, path: Path) -> None:
 
 
 def _write_h5(table: FeatureTable, path: Path) -> None:
+    import h5py
+
+    text_type = h5py.string_dtype("utf-8")
     with h5py.File(path, "w") as file:
         for name, values in _columns(table).items():
             text = values.dtype.kind == "U"
-            file.create_dataset(name, data=values.astype(object) if text else values, dtype=_TEXT if text else None)
+            file.create_dataset(name, data=values.astype(object) if text else values, dtype=text_type if text else None)
         for name, mask in table.masks.items():
             columns = table.blocks[name]
             shape = (len(table), columns.stop - columns.start)
@@ -109,7 +111,6 @@ def _provenance(table: FeatureTable, modality: str) -> dict[str, str]:
     return {"encoder": block.encoder, "output": block.output, "spec": json.dumps(dict(block.spec), sort_keys=True)}
 
 
-_TEXT = h5py.string_dtype("utf-8")
 WRITERS: dict[str, Callable[[FeatureTable, Path], None]] = {
     ".npz": _write_npz,
     ".h5": _write_h5,

@@ -18,13 +18,14 @@ import secrets
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-import h5py
+from typing import TYPE_CHECKING, Any
 
 from cache.errors import PipelineError, StoreDamaged, StoreError
 from cache.key import canonical_json
 from cache.schema import READABLE, SCHEMA
+
+if TYPE_CHECKING:
+    import h5py
 
 TEMPORARY_PREFIX = ".tmp-"
 HEADER_BYTES = 4096
@@ -89,6 +90,8 @@ def write_sealed(target: Path, kind: str, fill: Callable[[h5py.File], Mapping[st
     Raises:
         StoreError: the folder is gone, read-only or full.
     """
+    import h5py  # takes longer to import than a view takes to open
+
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", userblock_size=HEADER_BYTES) as file:
         file.attrs["schema"] = SCHEMA

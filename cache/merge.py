@@ -8,7 +8,7 @@ from cache.batches import plan_paths, read_batches, write_batches
 from cache.errors import CacheIncomplete, UsageError, listing
 from cache.key import unpack_items
 from cache.progress import Progress, silent
-from cache.segment import check_items, copy_items
+from cache.segment import check_segment, copy_items, read_segment
 from cache.store import EncoderStore, FeatureStore
 from cache.view import View, check_view, placed, write_view
 
@@ -72,7 +72,8 @@ def _copy(ours: EncoderStore, theirs: EncoderStore) -> int:
     held = ours.items()
     copied = 0
     for path in theirs.segment_paths():
-        segment = check_items(path)
+        check_segment(path)
+        segment = read_segment(path)
         lacking = [item for item in unpack_items(segment.items) if item not in held]
         if lacking:
             copy_items(segment, ours.folder, lacking)
@@ -80,5 +81,8 @@ def _copy(ours: EncoderStore, theirs: EncoderStore) -> int:
             copied += len(lacking)
     for path in plan_paths(theirs.folder):
         write_batches(ours.folder, read_batches(path))
-    ours.record_failures(theirs.failures(), resolved=held)
+    # Those without an item are of the latest run on one machine only.
+    nameless = [failure for failure in ours.failures() if failure.item is None]
+    broken = [one for one in theirs.failures() if one.item is not None and bytes.fromhex(one.item) not in held]
+    ours.record_failures([*broken, *nameless], resolved=held)
     return copied

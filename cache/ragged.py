@@ -54,6 +54,7 @@ class Ragged:
 
     def take(self, rows: np.ndarray) -> Ragged:
         """The chosen items, in the order of `rows`."""
+        rows = np.arange(len(self))[rows]  # as numpy indexes: negative ones, and a mask
         lengths = self.lengths[rows]
         offsets = offsets_of(lengths)
         # For each vector of the result its place here: the item's start, and how far into the item.
@@ -82,8 +83,8 @@ def take_items(values: Values, rows: np.ndarray) -> Values:
 def take_rows(sources: Sequence[Values], source: np.ndarray, row: np.ndarray) -> Values:
     """Items `row[i]` of `sources[source[i]]` in this order."""
     used = np.unique(source)
-    if len(used) == 1:
-        return take_items(sources[used[0]], row)
+    if len(used) <= 1:
+        return take_items(sources[used[0] if len(used) else 0], row)
     first = sources[0]
     if not isinstance(first, Ragged):
         out = np.empty((len(row), first.shape[1]), dtype=first.dtype)

@@ -14,9 +14,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 
 from cache.errors import StoreDamaged, StoreError
@@ -24,6 +23,9 @@ from cache.files import TEMPORARY_PREFIX, check_body, read_at, read_header, writ
 from cache.key import pack_items, unpack_items
 from cache.ragged import Ragged, Values, take_rows
 from cache.schema import SEGMENT_SUFFIX
+
+if TYPE_CHECKING:
+    import h5py
 
 PART_BYTES = 512 * 2**20
 """A merge writes segments of about this size, each built in memory."""

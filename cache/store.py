@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,21 +42,19 @@ class Failure:
     decoder: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """The line that `failures.jsonl` holds for it, with a checksum of the rest."""
-        content = {"id": self.id, "reason": self.reason, "digest": self.item, "decoder": self.decoder}
-        return {**content, "crc32": zlib.crc32(canonical_json(content))}
+        """What `failures.jsonl` says of it."""
+        return {"id": self.id, "reason": self.reason, "digest": self.item, "decoder": self.decoder}
 
-    @staticmethod
-    def from_json(content: Mapping[str, Any]) -> Failure:
-        """The inverse of `as_json`; lines of the first version have no checksum.
 
-        Raises:
-            ValueError, KeyError, TypeError: it is not what was written.
-        """
-        found = Failure(content["id"], content["reason"], content["digest"], content.get("decoder", ""))
-        if content.get("crc32", found.as_json()["crc32"]) != found.as_json()["crc32"]:
-            raise ValueError(f"the checksum of {found.id!r} does not fit")
-        return found
+def _check_sealed(content: Any, names: AbstractSet[str]) -> None:
+    """Raises ValueError unless JSON holds just these names and its checksum fits; the first version had none."""
+    if not isinstance(content, dict):
+        raise ValueError("it is no JSON object")
+    rest = {name: value for name, value in content.items() if name != "crc32"}
+    if set(rest) != set(names) or content.get("crc32", zlib.crc32(canonical_json(rest))) != zlib.crc32(
+        canonical_json(rest)
+    ):
+        raise ValueError("its checksum does not fit")
 
 
 class EncoderStore:
@@ -79,6 +78,7 @@ class EncoderStore:
         path = self.folder / KEY_FILE
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
+            _check_sealed(content, {"fields", "name"})
             key = EncoderKey(content["fields"], content["name"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreDamaged(f"{path} cannot be read ({error}); run extract again to write it") from error
@@ -99,7 +99,8 @@ class EncoderStore:
         try:
             self.key()
         except StoreDamaged:
-            write_json(self.folder / KEY_FILE, {"fields": dict(key.fields), "name": key.name})
+            content = {"fields": dict(key.fields), "name": key.name}
+            write_json(self.folder / KEY_FILE, {**content, "crc32": zlib.crc32(canonical_json(content))})
 
     def segment_paths(self) -> list[Path]:
         """Paths of the finished segments, oldest first."""
@@ -196,13 +197,20 @@ class EncoderStore:
             Damaged files that were found and set aside.
         """
         moved = self.consolidate(order)
-        segments, stored = self.contents()
-        items = unpack_items(stored)
         places = {item: place for place, item in enumerate(dict.fromkeys(order))}
-        in_order = items == sorted(set(items), key=lambda item: (places.get(item, len(places)), item))
-        if not in_order or any(segment.nbytes < PART_BYTES // 2 for segment in segments[:-1]):
-            merge_segments(segments, places)
-        return moved
+        while True:
+            segments, stored = self.contents()
+            items = unpack_items(stored)
+            in_order = items == sorted(set(items), key=lambda item: (places.get(item, len(places)), item))
+            fewest = -(-sum(segment.nbytes for segment in segments) // PART_BYTES)
+            if in_order and len(segments) <= fewest:
+                return moved
+            try:
+                merge_segments(segments, places)
+            except FileNotFoundError:  # another process merges them
+                return moved
+            except StoreDamaged:
+                moved += self.set_aside_damaged()
 
     @property
     def failures_path(self) -> Path:
@@ -216,8 +224,7 @@ class EncoderStore:
             return []
         try:
             # Not splitlines: it also parts at line separators that JSON leaves in strings.
-            lines = path.read_text(encoding="utf-8").split("\n")
-            return [Failure.from_json(json.loads(line)) for line in lines if line.strip()]
+            return _read_failures(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreDamaged(f"{path} is damaged ({error!r}); run extract again, failures are found anew") from error
 
@@ -239,13 +246,41 @@ class EncoderStore:
         entries = [*kept.values(), *nameless]
         if entries == known:
             return
+        if not entries:
+            self.failures_path.unlink(missing_ok=True)
+            return
         with replacing(self.failures_path) as temporary:
-            lines = (json.dumps(entry.as_json()) + "\n" for entry in entries)
-            temporary.write_text("".join(lines), encoding="utf-8")
+            temporary.write_text(_failure_lines(entries), encoding="utf-8")
 
     def size(self) -> int:
         """Bytes of all segments."""
-        return sum(path.stat().st_size for path in self.segment_paths())
+        sizes = 0
+        for path in self.segment_paths():
+            with contextlib.suppress(FileNotFoundError):  # merged by another process
+                sizes += path.stat().st_size
+        return sizes
+
+
+def _failure_lines(entries: Sequence[Failure]) -> str:
+    """One line an entry. Each says how many there are and has a checksum, so that a cut is seen."""
+    lines = []
+    for entry in entries:
+        content = {**entry.as_json(), "lines": len(entries)}
+        lines.append(json.dumps({**content, "crc32": zlib.crc32(canonical_json(content))}) + "\n")
+    return "".join(lines)
+
+
+def _read_failures(text: str) -> list[Failure]:
+    """The inverse of `_failure_lines`; raises ValueError, KeyError or TypeError for anything else."""
+    # Not splitlines: it also parts at line separators that JSON leaves in strings.
+    contents = [json.loads(line) for line in text.split("\n") if line.strip()]
+    names = {"id", "reason", "digest", "decoder"}
+    for content in contents:
+        sealed = "crc32" in content or "lines" in content  # a line of the first version has neither
+        _check_sealed(content, names | {"lines"} if sealed else names)
+    if any(content.get("lines", len(contents)) != len(contents) for content in contents) or not contents:
+        raise ValueError("lines are missing")
+    return [Failure(one["id"], one["reason"], one["digest"], one["decoder"]) for one in contents]
 
 
 def _set_aside(path: Path) -> Path:
@@ -270,6 +305,11 @@ class FeatureStore:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
+
+    def check(self) -> None:
+        """Raises CacheIncomplete if there is no such folder."""
+        if not self.root.is_dir():
+            raise CacheIncomplete(f"there is no store at {self.root}; run extract first or give another --store")
 
     def create(self) -> None:
         """Makes the folder; harmless when it is there."""

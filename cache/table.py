@@ -5,80 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from cache.errors import CacheIncomplete, DataError, UsageError, listing
-from cache.ragged import Ragged, Values, offsets_of, take_rows
+from cache.ragged import Ragged, offsets_of
+from cache.reader import BlockReader
 from cache.schema import TOKENS
-from cache.segment import check_segment
 from cache.store import FeatureStore
-from cache.view import Block, View, placed, read_view, refresh
-
-
-class _Reader:
-    """Vectors of one modality over several segments, mapped and not copied, never pickled.
-
-    They are mapped when the table is opened, so that a merge by another process cannot take the
-    files away. A copy in a worker process maps them on first use, and finds its rows anew by
-    item key if the segments were merged meanwhile.
-    """
-
-    def __init__(self, store: FeatureStore, block: Block) -> None:
-        self._encoder = store.encoder(block.encoder)
-        self._maps: dict[str, list[Values]] = {}
-        while True:
-            self.block, self._segments = refresh(store, block)
-            try:
-                for name in self.outputs:
-                    self._mapped(name)
-                return
-            except FileNotFoundError:  # merged by another process in this very moment
-                continue
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": {}}
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """What the encoder gave for each item."""
-        return tuple(self._segments[0].outputs) if self._segments else ()
-
-    @property
-    def dtype(self) -> np.dtype:
-        """The type in which vectors are stored; float32 where there are none."""
-        return self._segments[0].dtype(self.block.output) if self._segments else np.dtype(np.float32)
-
-    def check(self) -> None:
-        """Reads every byte of the segments; raises StoreDamaged unless all are as written."""
-        for segment in self._segments:
-            check_segment(segment.path)
-
-    def take(self, samples: np.ndarray, output: str | None = None) -> Values:
-        """Vectors of samples that have some; the map itself where they follow each other in one segment."""
-        output = output or self.block.output
-        if not len(samples):
-            return np.empty((0, self.block.dim), dtype=self.dtype)
-        try:
-            maps = self._mapped(output)
-        except FileNotFoundError:
-            self._maps = {}
-            self.block, self._segments = placed(self._encoder, self.block)
-            return self.take(samples, output)
-        rows = self.block.row[samples]
-        starts = np.cumsum([0, *(len(segment) for segment in self._segments)])
-        source = np.searchsorted(starts, rows, side="right") - 1
-        within = rows - starts[source]
-        one = maps[source[0]]
-        if isinstance(one, np.ndarray) and np.all(source == source[0]) and np.all(np.diff(within) == 1):
-            return one[within[0] : within[0] + len(rows)]
-        return take_rows(maps, source, within)
-
-    def _mapped(self, output: str) -> list[Values]:
-        if output not in self._maps:
-            self._maps[output] = [segment.map(output) for segment in self._segments]
-        return self._maps[output]
+from cache.view import Block, View, read_view
 
 
 class FeatureTable:
@@ -92,7 +28,9 @@ class FeatureTable:
         blocks: columns of each modality, such as `{"text": slice(0, 768), ...}`.
     """
 
-    def __init__(self, view: View, readers: Mapping[str, _Reader], rows: np.ndarray, modalities: Sequence[str]) -> None:
+    def __init__(
+        self, view: View, readers: Mapping[str, BlockReader], rows: np.ndarray, modalities: Sequence[str]
+    ) -> None:
         self._view = view
         self._readers = readers
         self._rows = rows
@@ -224,12 +162,11 @@ class FeatureTable:
     def block(self, modality: str, missing: float = 0.0) -> np.ndarray:
         """Vectors of one modality, shape `(n, D)`; rows without it are filled with `missing`."""
         reader = self._readers[modality]
-        absent = reader.block.row[self._rows] < 0
-        if not absent.any():
-            return cast(np.ndarray, reader.take(self._rows))
-        out = np.full((len(self), reader.block.dim), missing, dtype=reader.dtype)
-        if not absent.all():
-            out[~absent] = reader.take(self._rows[~absent])
+        mapped = reader.consecutive(self._rows)
+        if mapped is not None:
+            return mapped
+        out = np.empty((len(self), reader.block.dim), dtype=reader.dtype)
+        reader.fill(self._rows, out, slice(0, reader.block.dim), missing)
         return out
 
     def has_tokens(self, modality: str) -> bool:
@@ -250,10 +187,10 @@ class FeatureTable:
         present = reader.block.row[self._rows] >= 0
         taken = reader.take(self._rows[present], TOKENS)
         lengths = np.zeros(len(self), dtype=np.int64)
-        if isinstance(taken, Ragged):
-            lengths[present] = taken.lengths
-            return Ragged(taken.values, offsets_of(lengths))
-        return Ragged(taken, offsets_of(lengths))
+        if not isinstance(taken, Ragged):  # no row has the modality
+            return Ragged(taken, offsets_of(lengths))
+        lengths[present] = taken.lengths
+        return Ragged(taken.values, offsets_of(lengths))
 
     def to_numpy(self, missing: float = 0.0) -> np.ndarray:
         """All columns as one array of shape `(n, D)`.
@@ -268,7 +205,7 @@ class FeatureTable:
             return self.block(self._modalities[0], missing)
         out = np.empty(self.shape, dtype=self.dtype)
         for modality, columns in self.blocks.items():
-            out[:, columns] = self.block(modality, missing)
+            self._readers[modality].fill(self._rows, out, columns, missing)
         return out
 
 
@@ -276,7 +213,7 @@ def table_of(
     store: FeatureStore, view: View, modalities: Sequence[str] | None = None, check: bool = False
 ) -> FeatureTable:
     """The table of a view, whether it was written to the store or only made in memory; arguments as `load`."""
-    readers = {modality: _Reader(store, block) for modality, block in view.blocks.items()}
+    readers = {modality: BlockReader(store, block) for modality, block in view.blocks.items()}
     current = replace(view, blocks={modality: reader.block for modality, reader in readers.items()})
     table = FeatureTable(current, readers, np.arange(len(view)), list(view.blocks))
     table = table if modalities is None else table.select(modalities)

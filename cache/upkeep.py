@@ -32,9 +32,11 @@ def compact_store(store: FeatureStore, progress: Progress = silent) -> dict[str,
         `segments_before`, `bytes_before`, `segments`, `bytes`, and `damaged`: files that were set aside.
 
     Raises:
-        StoreDamaged: a file is not what was written; nothing of it is removed.
+        CacheIncomplete: there is no such store.
+        StoreDamaged: a view is not what was written.
         StoreError: the disk refuses; what was there is good.
     """
+    store.check()
     encoders = store.encoders()
     found = {"segments_before": _count(encoders), "bytes_before": sum(encoder.size() for encoder in encoders)}
     wanted = wanted_items(store)
@@ -83,8 +85,10 @@ def collect(
         `items`, `bytes`, `files`, `young` and `dry_run`.
 
     Raises:
+        CacheIncomplete: there is no such store.
         StoreDamaged: a view cannot be read, so that it is not known what it reaches; nothing more is removed.
     """
+    store.check()
     return asdict(_Collection(store, older_than, dry_run).run(progress))
 
 
@@ -93,11 +97,12 @@ class _Collection:
         self._store = store
         self._older_than = older_than
         self._done = Collected(dry_run)
-        self._marks: list[tuple[str, int]] = []
+        self._marks: list[tuple[str, int]] | None = None
         self._wanted: dict[str, set[bytes]] = {}
 
     def run(self, progress: Progress) -> Collected:
         encoders = self._store.encoders()
+        self._look()  # a view that cannot be read must be met before anything is removed
         self._leftovers(self._store.root)
         for number, encoder in enumerate(encoders, 1):
             for path in encoder.segment_paths():
@@ -109,14 +114,18 @@ class _Collection:
         return self._done
 
     def _keep(self, encoder: EncoderStore) -> set[bytes]:
-        """Items that views reach at this moment: an extraction may have begun or ended since the last look."""
+        """Items that views reach at this moment."""
+        self._look()
+        return self._wanted.get(encoder.digest, set())
+
+    def _look(self) -> None:
+        """Reads the views again if an extraction has begun or ended since the last look."""
         paths = [path for suffix in (VIEW_SUFFIX, PENDING_SUFFIX) for path in self._store.root.glob(f"*{suffix}")]
         marks = sorted((path.name, path.stat().st_mtime_ns) for path in paths if path.exists())
-        if marks != self._marks or not self._wanted:
+        if marks != self._marks:
             found = wanted_items(self._store)
             self._wanted = {digest: set(unpack_items(items)) for digest, items in found.items()}
             self._marks = marks
-        return self._wanted.get(encoder.digest, set())
 
     def _old(self, path: Path, at_least: float = 0.0) -> bool:
         return time.time() - path.stat().st_mtime >= max(self._older_than, at_least)
@@ -161,7 +170,7 @@ class _Collection:
         """The folder itself, once no view names its encoder and nothing of worth is in it."""
         if encoder.digest in self._wanted:
             return
-        rest = {path.name for path in encoder.folder.iterdir()} - {Path(name).name for name in self._done.files}
+        rest = {path.name for path in encoder.folder.iterdir() if str(path) not in self._done.files}
         known = [encoder.folder / name for name in (FAILURES_FILE, KEY_FILE) if name in rest]
         if rest <= {FAILURES_FILE, KEY_FILE} and all(self._old(path) for path in known):
             for path in known:

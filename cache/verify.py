@@ -41,8 +41,7 @@ def verify_store(store: FeatureStore, progress: Progress = silent) -> Verificati
     Raises:
         CacheIncomplete: there is no such store.
     """
-    if not store.root.is_dir():
-        raise CacheIncomplete(f"there is no store at {store.root}; run extract first or give another --store")
+    store.check()
     found = Verification()
     encoders = store.encoders()
     damaged = set()

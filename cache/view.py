@@ -11,23 +11,24 @@ import io
 import json
 import mmap
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 
 from cache.errors import CacheIncomplete, StoreDamaged, listing
 from cache.files import check_held, hold, write_sealed
 from cache.find import find_rows
 from cache.key import canonical_json, digest
-from cache.schema import PRESENT
+from cache.schema import PRESENT, SCHEMA
 from cache.segment import Segment, read_segment
 from cache.store import EncoderStore, FeatureStore
 
-_TEXT = h5py.string_dtype("utf-8")
+if TYPE_CHECKING:
+    import h5py
+
 _TEXTS = ("ids", "labels", "split")
 _ARRAYS = ("items", "state", "row")
 
@@ -167,8 +168,7 @@ def refresh(store: FeatureStore, block: Block) -> tuple[Block, list[Segment]]:
     except (FileNotFoundError, StoreDamaged):  # merged, or set aside: what is there now decides
         return placed(encoder, block)
     same = [segment.items_crc32 for segment in used] == [crc for _, crc in block.segments]
-    rows = block.row[block.present]
-    if same and (not len(rows) or (rows.min() >= 0 and rows.max() < sum(map(len, used)))):
+    if same and block.row.min(initial=-1) >= -1 and block.row.max(initial=-1) < sum(map(len, used)):
         return block, used
     return placed(encoder, block)
 
@@ -181,34 +181,71 @@ def write_view(store: FeatureStore, view: View, pending: bool = False) -> None:
     """
 
     def fill(file: h5py.File) -> dict[str, Any]:
+        from h5py import string_dtype
+
         file.attrs["name"] = view.name
         for name in _TEXTS:
-            file.create_dataset(name, data=view.columns[name], dtype=_TEXT)
-        about = {
-            "digest": view.digest,
-            "source": dict(view.source),
-            "groups": _put(file, "groups", view.groups),
-            "blocks": [_put_block(file, block) for block in view.blocks.values()],
-        }
-        return {"about": _put(file, "about", np.frombuffer(canonical_json(about), dtype=np.uint8))}
+            file.create_dataset(name, data=view.columns[name], dtype=string_dtype("utf-8"))
+        about = _about(view, lambda name, values: {**_described(name, values), "offset": _put(file, name, values)})
+        for block in view.blocks.values():
+            marks = {"encoder": block.encoder, "output": block.output, "dim": block.dim}
+            file[f"blocks/{block.modality}"].attrs.update(marks)  # for people who open the file
+        raw = np.frombuffer(canonical_json(about), dtype=np.uint8)
+        return {"about": {**_described("about", raw), "offset": _put(file, "about", raw)}}
 
     path = store.pending_path(view.name) if pending else store.view_path(view.name)
     write_sealed(path, "view", fill)
 
 
-def _put(file: h5py.File, name: str, values: np.ndarray) -> dict[str, Any]:
-    values = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
-    dataset = file.create_dataset(name, data=values)
-    crc = zlib.crc32(values.tobytes())
-    return {"offset": dataset.id.get_offset(), "shape": values.shape, "dtype": values.dtype.str, "crc32": crc}
+def is_written(store: FeatureStore, view: View) -> bool:
+    """Whether the store holds this very view, undamaged and in the present schema."""
+    path = store.view_path(view.name)
+    try:
+        header, held = hold(path, "view")
+        check_held(path, header, held)
+    except (FileNotFoundError, StoreDamaged):
+        return False
+    if header["schema"] != SCHEMA:
+        return False
+    about = json.loads(_array(path, held, header["about"]).tobytes())
+    for extent in (about["groups"], *(array for block in about["blocks"] for array in block["arrays"].values())):
+        del extent["offset"]
+    return bool(about == json.loads(canonical_json(_about(view, _described))))
 
 
-def _put_block(file: h5py.File, block: Block) -> dict[str, Any]:
-    folder = f"blocks/{block.modality}"
-    about = {"modality": block.modality, "encoder": block.encoder, "output": block.output, "dim": block.dim}
-    file.create_group(folder).attrs.update(about)
-    arrays = {name: _put(file, f"{folder}/{name}", block.arrays[name]) for name in _ARRAYS}
-    return {**about, "arrays": arrays, "segments": list(block.segments), "spec": dict(block.spec)}
+def _about(view: View, put: Callable[[str, np.ndarray], dict[str, Any]]) -> dict[str, Any]:
+    """What a view's file says besides its texts. `put` tells of each array what is written down."""
+    return {
+        "digest": view.digest,
+        "source": dict(view.source),
+        "groups": put("groups", view.groups),
+        "blocks": [
+            {
+                "modality": block.modality,
+                "encoder": block.encoder,
+                "output": block.output,
+                "dim": block.dim,
+                "spec": dict(block.spec),
+                "segments": list(block.segments),
+                "arrays": {name: put(f"blocks/{block.modality}/{name}", block.arrays[name]) for name in _ARRAYS},
+            }
+            for block in view.blocks.values()
+        ],
+    }
+
+
+def _described(_name: str, values: np.ndarray) -> dict[str, Any]:
+    values = _plain(values)
+    return {"shape": list(values.shape), "dtype": values.dtype.str, "crc32": zlib.crc32(values.tobytes())}
+
+
+def _put(file: h5py.File, name: str, values: np.ndarray) -> int:
+    offset: int = file.create_dataset(name, data=_plain(values)).id.get_offset()
+    return offset
+
+
+def _plain(values: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
 
 
 class _Held(Mapping[str, np.ndarray]):
@@ -258,6 +295,8 @@ def _array(path: Path, held: mmap.mmap, extent: Mapping[str, Any]) -> np.ndarray
 
 
 def _texts(path: Path, header: Mapping[str, Any], held: mmap.mmap) -> dict[str, np.ndarray]:
+    import h5py
+
     check_held(path, header, held)
     with h5py.File(io.BytesIO(held), "r") as file:
         return {name: file[name].asstr()[...] for name in _TEXTS}
@@ -299,6 +338,8 @@ def check_view(store: FeatureStore, name: str, pending: bool = False) -> View:
 
 def _read_schema_1(path: Path, name: str, header: Mapping[str, Any], held: mmap.mmap) -> View:
     """Views of the first version keep everything in HDF5, and no checksums of segments."""
+    import h5py
+
     check_held(path, header, held)
     with h5py.File(io.BytesIO(held), "r") as file:
         columns = {key: file[key].asstr()[...] for key in _TEXTS} | {"groups": file["groups"][...]}
@@ -319,7 +360,8 @@ def _read_schema_1(path: Path, name: str, header: Mapping[str, Any], held: mmap.
 def wanted_items(store: FeatureStore) -> dict[str, np.ndarray]:
     """By encoder digest, the item keys that views and pending views name, `uint8 (n, 16)`.
 
-    They follow each other as in the data sets; an item may stand in it several times.
+    They follow each other as in the data sets; an item may stand in it several times. Items that
+    failed are among them, for a later run may encode them.
 
     Raises:
         StoreDamaged: a view cannot be read: what it names is not known.
@@ -329,7 +371,7 @@ def wanted_items(store: FeatureStore) -> dict[str, np.ndarray]:
     views += [view for name in store.names() if (view := _still_there(store, name, False)) is not None]
     found: dict[str, list[np.ndarray]] = {}
     for block in (block for view in views for block in view.blocks.values()):
-        found.setdefault(block.encoder, []).append(block.items[block.present])
+        found.setdefault(block.encoder, []).append(block.items[block.items.any(axis=1)])
     return {encoder: np.concatenate(items) for encoder, items in found.items()}
 
 

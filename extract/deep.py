@@ -86,12 +86,12 @@ def verify_by_encoding(
                 result["findings"].append({"file": str(opened.encoder(block.encoder).folder), "problem": problem})
                 continue
             result["rows"] += 1
-            result["largest_difference"] = max(result["largest_difference"], difference)
-            if difference > allowed:
+            result["largest_difference"] = max(difference, result["largest_difference"])
+            if not difference <= allowed:
                 problem = f"{modality} of {row.ids[0]} differs by {difference:.3g} from what its encoder gives now"
                 result["findings"].append({"file": str(opened.encoder(block.encoder).folder), "problem": problem})
             progress(f"encode {modality} again", number, len(samples))
-    if not result["rows"]:
+    if not result["rows"] and not result["findings"]:
         raise DataError(f"{manifest.path} holds none of the contents from which {name} was made; give --data")
     return result
 
@@ -117,7 +117,8 @@ class _Again:
         largest, allowed = 0.0, 0.0
         for name, values in stored.items():
             one, two = (np.asarray(_flat(part), dtype=np.float64) for part in (values, found[name]))
-            largest = max(largest, float(np.abs(one - two).max() / max(1.0, np.abs(two).max())))
+            difference = float(np.abs(one - two).max() / max(1.0, np.abs(two).max()))
+            largest = max(largest, difference if np.isfinite(difference) else float("inf"))
             allowed = max(allowed, TOLERANCE[stored_dtype(self._encoder.key.fields, name).name])
         return largest, allowed
 

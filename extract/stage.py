@@ -13,7 +13,6 @@ import numpy as np
 
 from cache import (
     FAILED,
-    KEY_FILE,
     MISSING,
     NO_ITEM,
     TOKENS,
@@ -36,7 +35,6 @@ from cache import (
     placed,
     plan_extraction,
     silent,
-    write_view,
 )
 from extract.contents import Contents, read_contents
 from extract.encoders import build_encoder
@@ -44,7 +42,7 @@ from extract.encoders.memo import recall, remember
 from extract.encoders.spec import OUTPUTS, Encoder, EncoderSpec, outputs_of, without_tokens
 from extract.engine import Broken, Work, encode_items
 from extract.manifest import Manifest
-from extract.wanted import announce, wanted_view
+from extract.wanted import announce, publish, wanted_view
 
 if TYPE_CHECKING:
     from extract.runtime import Runtime
@@ -156,8 +154,7 @@ class _Stage:
         }
         self._done.view = replace(view, blocks=blocks)
         if self._settings.keep:
-            write_view(self._store, self._done.view)
-            self._store.pending_path(view.name).unlink(missing_ok=True)
+            publish(self._store, self._done.view)
         return self._done
 
     def _device(self) -> Runtime:
@@ -228,6 +225,7 @@ class _Stage:
         if key is None:
             encoder = self._load(spec)
             key = encoder.key
+        asked, loaded = spec, encoder
         if not spec.tokens and (larger := self._with_tokens(key)):
             spec, key, encoder = replace(spec, tokens=True), larger, None
         widths = outputs_of(key.fields)
@@ -242,17 +240,23 @@ class _Stage:
                 f"{key.digest}: other weights, tokenizer or preprocessing. Give the model of the run by "
                 f"--{spec.modality}-model, or train a new run on features of this one"
             )
-        if encoder is not None:
+        if loaded is not None:
             self._store.encoder(key.digest).create(key)
-            remember(self._settings.store, spec, encoder)
+            remember(self._settings.store, asked, loaded)
         return spec, key, encoder
 
     def _with_tokens(self, key: EncoderKey) -> EncoderKey | None:
         """The same encoder with tokens kept, if the store has it and not the plain one: it serves as well."""
         if self._store.encoder(key.digest).folder.exists() or self._settings.expected:
             return None
-        keys = (store.key() for store in self._store.encoders() if (store.folder / KEY_FILE).exists())
-        return next((one for one in keys if TOKENS in one.fields and without_tokens(one.fields) == key.fields), None)
+        for store in self._store.encoders():
+            try:
+                found = store.key()
+            except StoreError:  # damaged, or of a newer version: not to be used here, and named by `cache verify`
+                continue
+            if TOKENS in found.fields and without_tokens(found.fields) == key.fields:
+                return found
+        return None
 
     def _load(self, spec: EncoderSpec) -> Encoder:
         self._progress(f"load {spec.modality} model {spec.model}", 0, 1)

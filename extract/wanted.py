@@ -7,7 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
-from cache import NO_ITEM, Block, FeatureStore, StoreDamaged, View, joined_groups, read_view, unpack_items, write_view
+from cache import (
+    NO_ITEM,
+    Block,
+    FeatureStore,
+    StoreDamaged,
+    View,
+    is_written,
+    joined_groups,
+    read_view,
+    unpack_items,
+    write_view,
+)
 from extract.manifest import Manifest
 
 _TEXTS = {"ids": "id", "labels": "label", "split": "split"}
@@ -48,6 +59,13 @@ def announce(store: FeatureStore, view: View) -> list[str]:
     store.create()
     write_view(store, view, pending=True)
     return warnings
+
+
+def publish(store: FeatureStore, view: View) -> None:
+    """Writes the view, unless the very same is there, and takes back the announcement."""
+    if not is_written(store, view):
+        write_view(store, view)
+    store.pending_path(view.name).unlink(missing_ok=True)
 
 
 def _data(view: View) -> Path:

@@ -75,7 +75,7 @@ class TextEncoder:
                 "weights": weights_digest(model),
                 "tokenizer": _tokenizer_digest(self._tokenizer),
                 "max_length": self._max_length,
-                "truncation": "end",
+                "truncation": "end" if self._tokenizer.truncation_side == "right" else "start",
                 "layer": "last hidden state",
                 "compute": "float32",
                 **storage(spec, {"cls": width, "mean": width}, "last hidden state"),
@@ -253,7 +253,9 @@ def _tokenizer_digest(tokenizer: Any) -> str:
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    special: dict[str, Any] = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    if getattr(tokenizer, "split_special_tokens", False):  # not part of the backend, and off nearly everywhere
+        special["split_special_tokens"] = True
     return digest(backend.to_str().encode("utf-8"), canonical_json(special))
 
 

@@ -10,10 +10,12 @@ from cache import (
     MISSING,
     NO_ITEM,
     PRESENT,
+    TOKENS,
     Block,
     EncoderKey,
     FeatureStore,
     FeatureWriter,
+    Ragged,
     View,
     item_key,
     pack_items,
@@ -40,6 +42,12 @@ class House:
         seed = zlib.crc32(f"{modality}/{content}".encode())
         return np.random.default_rng(seed).normal(size=dim).astype(dtype)
 
+    @staticmethod
+    def tokens(content):
+        """One vector a letter."""
+        seed = zlib.crc32(f"tokens/{content}".encode())
+        return np.random.default_rng(seed).normal(size=(len(content), 4)).astype("<f2")
+
     @classmethod
     def expected(cls, contents, missing=0.0):
         """The plain array of `{modality: [content, ...]}`."""
@@ -57,11 +65,13 @@ class House:
         encoder.create(key)
         return encoder
 
-    def add(self, contents, modality="text"):
+    def add(self, contents, modality="text", tokens=False):
         """Writes one segment."""
-        values = np.array([self.vector(modality, content) for content in contents])
-        writer = FeatureWriter(self.encoder(modality), ["mean"], {"torch": "0"})
-        writer.write([item_key(content) for content in contents], {"mean": values})
+        outputs = {"mean": np.array([self.vector(modality, content) for content in contents])}
+        if tokens:
+            outputs[TOKENS] = Ragged.of([self.tokens(content) for content in contents])
+        writer = FeatureWriter(self.encoder(modality), list(outputs), {"torch": "0"})
+        writer.write([item_key(content) for content in contents], outputs)
 
     def block(self, modality, column):
         encoder = self.encoder(modality)
@@ -113,3 +123,13 @@ def flip():
         path.write_bytes(raw)
 
     return change
+
+
+@pytest.fixture(scope="session")
+def files_of():
+    """`files_of(folder)`: what every file below it holds."""
+
+    def read(folder):
+        return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    return read

@@ -81,7 +81,7 @@ def test_consolidate_leaves_large_segments_alone(house):
     for contents in (["a", "b", "c"], ["d"], ["e"]):
         house.add(contents)
     large = house.encoder().segment_paths()[0]
-    house.encoder().consolidate([], small=3)
+    house.encoder().consolidate([], small=30)
     assert large.exists()
     assert sorted(len(segment) for segment in house.encoder().segments()) == [2, 3]
 
