@@ -37,7 +37,7 @@ from benchmarks.kills import WORDS
 from benchmarks.machine import PIPELINE, Target, machine, target_lines, write_result
 
 ROUNDS = 5
-ROWS = 6000
+ROWS = 3000
 OURS = "encode-once"
 
 COMMON = """

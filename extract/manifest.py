@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -114,8 +115,15 @@ def inside(root: Path, name: str) -> Path | None:
         return None
     path = root / name
     # realpath, for Path.resolve raises on a loop of links; opening it will tell what is wrong.
-    within = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
-    return path if within else None
+    within = os.path.realpath(path)
+    base = _real(os.getcwd(), root)
+    return path if within == base or within.startswith(base.rstrip(os.sep) + os.sep) else None
+
+
+@functools.lru_cache(maxsize=16)
+def _real(working_folder: str, root: Path) -> str:
+    """Asked for once a row, and the same for all."""
+    return os.path.realpath(os.path.join(working_folder, root))
 
 
 def label_counts(manifest: Manifest) -> dict[str, int]:

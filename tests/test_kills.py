@@ -1,0 +1,23 @@
+"""A short loop of `benchmarks/kills.py`: kill -9 at random moments, look, go on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+@pytest.mark.parametrize(("kills", "seed"), [(3, 1), pytest.param(15, 2, marks=pytest.mark.slow)])
+def test_a_kill_costs_the_batches_in_flight_and_nothing_else(kills: int, seed: int) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "kills.py"), "--kills", kills, "--seed", seed, "--json"]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert len(found["targets"]) == 7
+    assert [what for what, _, _, met in found["targets"] if not met] == []
+    assert found["extract"]["kills"] == kills
+    assert found["extract"]["batches"] > 50
