@@ -187,7 +187,7 @@ class _Stage:
         failed = {item: known[item] for item in plan.refused}
         if plan.missing:
             failed.update(self._encode(spec, encoder, store, plan, hashed))
-        self._note_failures(spec.modality, store, hashed, failed)
+        self._note_failures(spec.modality, store, hashed, failed)  # `wanted` shares the states that it sets
         try:
             return placed(store, wanted)[0]
         except CacheIncomplete as error:

@@ -26,8 +26,10 @@ def commands() -> list[str]:
 
 @pytest.mark.parametrize("line", sorted(set(commands())))
 def test_every_command_of_the_readme_exists(line: str) -> None:
-    name, *words = shlex.split(line)[1:]
-    command: click.Command = pipeline.main.commands[name]
+    words = shlex.split(line)[1:]
+    command: click.Command = pipeline.main
+    while isinstance(command, click.Group):
+        command = command.commands[words.pop(0)]
     known = {option for param in command.params for option in param.opts}
     assert {word for word in words if word.startswith("-")} <= known
 
