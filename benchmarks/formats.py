@@ -19,7 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,19 @@ def h5_read(**options: Any) -> Callable[[Path], Callable[[np.ndarray], np.ndarra
     return read
 
 
+def from_parts(parts: Sequence[np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+    """Reads rows of batches that lie apart."""
+
+    def take(rows: np.ndarray) -> np.ndarray:
+        out = np.empty((len(rows), WIDTH), dtype=np.float32)
+        for number in np.unique(rows // BATCH):
+            chosen = rows // BATCH == number
+            out[chosen] = parts[number][rows[chosen] % BATCH]
+        return out
+
+    return take
+
+
 def zarr_write(folder: Path) -> Iterator[None]:
     import zarr
 
@@ -121,14 +134,7 @@ def arrow_read(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
             for one in reader:
                 parts.append(one.column(0).values.to_numpy().reshape(-1, WIDTH))
 
-    def take(rows: np.ndarray) -> np.ndarray:
-        out = np.empty((len(rows), WIDTH), dtype=np.float32)
-        for number in np.unique(rows // BATCH):
-            chosen = rows // BATCH == number
-            out[chosen] = parts[number][rows[chosen] % BATCH]
-        return out
-
-    return take
+    return from_parts(parts)
 
 
 def lmdb_write(folder: Path) -> Iterator[None]:
@@ -171,16 +177,8 @@ def ours_write(folder: Path) -> Iterator[None]:
 def ours_read(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
     """Before a run has merged its segments: one file a batch, as after a kill."""
     segments = FeatureStore(folder).encoder(KEY.digest).segments()
-    maps = [segment.map("pool") for segment in segments]
-
-    def take(rows: np.ndarray) -> np.ndarray:
-        out = np.empty((len(rows), WIDTH), dtype=np.float32)
-        for number in np.unique(rows // BATCH):
-            chosen = rows // BATCH == number
-            out[chosen] = maps[number][rows[chosen] % BATCH]
-        return out
-
-    return take
+    maps = [np.asarray(segment.map("pool")) for segment in segments]
+    return from_parts(maps)
 
 
 FORMATS = (
@@ -204,9 +202,11 @@ def forked(work: Callable[[Any], None]) -> tuple[int, Any]:
     if child == 0:
         os.close(reader)
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
-        with os.fdopen(writer, "w") as out:
-            work(lambda said: print(said, file=out, flush=True))
-        os._exit(0)
+        try:
+            with os.fdopen(writer, "w") as out:
+                work(lambda said: print(said, file=out, flush=True))
+        finally:  # whatever happens, what the parent goes on with is not for the child
+            os._exit(0)
     os.close(writer)
     return child, os.fdopen(reader)
 

@@ -113,9 +113,13 @@ def in_process(
     child = os.fork()
     if child == 0:
         os.close(reader)
-        with os.fdopen(writer, "w") as out:
-            work(lambda said: print(json.dumps(said), file=out, flush=True))
-        os._exit(0)
+        failed = 1
+        try:
+            with os.fdopen(writer, "w") as out:
+                work(lambda said: print(json.dumps(said), file=out, flush=True))
+            failed = 0
+        finally:  # what the parent goes on with is not for the child
+            os._exit(failed)
     os.close(writer)
     with os.fdopen(reader) as told:
         lines = [told.readline()]

@@ -3,7 +3,7 @@
     python benchmarks/reading.py
 
 Makes its own data in a temporary folder (some 2.5 GB). Every figure is the median of `ROUNDS`
-rounds; competitors take turns within a round; the page cache is warm, one thread.
+(of reading: `READS`) rounds; competitors take turns within a round; the page cache is warm, one thread.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ from cache import (
 from extract.batching import Budget, plan_batches
 
 ROUNDS = 9
+READS = 31
+"""Rounds of reading: the first dozen are slower for all, until the machine has settled."""
 N, TAKEN = 100_000, 2000
 WIDTHS = {"text": 768, "image": 2048}
 PLANNED = 1_000_000
@@ -125,7 +127,7 @@ def measure_reading(folder: Path) -> dict[str, Any]:
         "h5py": lambda rows: by_h5py(folder, rows),
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(ROUNDS + 1):  # the first warms the page cache
+    for number in range(READS + 1):
         rows = draw.choice(N, TAKEN, replace=False)
         results = {}
         for name, way in ways.items():

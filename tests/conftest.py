@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -130,3 +131,25 @@ def models(bert: Path) -> list[str]:
 def tiny_models(bert: Path) -> list[str]:
     """The same, for fixtures of a wider scope."""
     return ["--text-model", str(bert), "--image-model", "squeezenet1_1", "--random-init", "image=0"]
+
+
+@pytest.fixture(scope="session")
+def ready(tmp_path_factory: pytest.TempPathFactory, bert: Path) -> Path:
+    """A folder with `posts/` and their features in `features/`; tests work on a copy, `extracted`."""
+    from click.testing import CliRunner
+
+    import pipeline
+
+    folder = tmp_path_factory.mktemp("ready")
+    posts = write_posts(folder / "posts")
+    args = ["extract", posts, *tiny_models(bert), "--store", folder / "features"]
+    done = CliRunner().invoke(pipeline.main, [str(arg) for arg in args])
+    assert done.exit_code == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def extracted(ready: Path, tmp_path: Path) -> Path:
+    """A copy of `ready` in the test's own folder, where commands run."""
+    shutil.copytree(ready, tmp_path, dirs_exist_ok=True)
+    return tmp_path

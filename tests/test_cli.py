@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, Result, tiny_models, write_posts
+from tests.conftest import ROOT, Result, write_posts
 
 Run = Callable[..., Result]
 METRICS = "accuracy macro_f1 weighted_f1 balanced_accuracy per_class majority_accuracy n protocol head modalities seed"
@@ -25,27 +25,6 @@ METRICS = "accuracy macro_f1 weighted_f1 balanced_accuracy per_class majority_ac
 def rows_of(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
-
-
-@pytest.fixture
-def extracted(run: Run, models: list[str], ready: Path, tmp_path: Path) -> Path:
-    """A folder with `posts/` and their features in `features/`, copied from `ready`."""
-    shutil.copytree(ready, tmp_path, dirs_exist_ok=True)
-    return tmp_path
-
-
-@pytest.fixture(scope="module")
-def ready(tmp_path_factory: pytest.TempPathFactory, bert: Path) -> Path:
-    from click.testing import CliRunner
-
-    import pipeline
-
-    folder = tmp_path_factory.mktemp("ready")
-    posts = write_posts(folder / "posts")
-    args = ["extract", posts, *tiny_models(bert), "--store", folder / "features"]
-    done = CliRunner().invoke(pipeline.main, [str(arg) for arg in args])
-    assert done.exit_code == 0, done.stderr
-    return folder
 
 
 def test_help_is_there_for_every_command_in_a_blink(run_process: Run) -> None:

@@ -10,36 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import Result, tiny_models, write_posts
+from tests.conftest import Result, write_posts
 
 Run = Callable[..., Result]
 
 
-@pytest.fixture(scope="module")
-def ready(tmp_path_factory: pytest.TempPathFactory, bert: Path) -> Path:
-    from click.testing import CliRunner
-
-    import pipeline
-
-    folder = tmp_path_factory.mktemp("ready")
-    posts = write_posts(folder / "posts")
-    args = ["extract", posts, *tiny_models(bert), "--store", folder / "features"]
-    done = CliRunner().invoke(pipeline.main, [str(arg) for arg in args])
-    assert done.exit_code == 0, done.stderr
-    return folder
-
-
-@pytest.fixture
-def folder(run: Run, ready: Path, tmp_path: Path) -> Path:
-    """A folder with `posts/` and their features in `features/`; commands run in it."""
-    shutil.copytree(ready, tmp_path, dirs_exist_ok=True)
-    return tmp_path
-
-
-def segment_of(folder: Path, modality: str) -> Path:
+def segment_of(extracted: Path, modality: str) -> Path:
     keys = [
         path
-        for path in folder.glob("features/*/key.json")
+        for path in extracted.glob("features/*/key.json")
         if json.loads(path.read_text())["fields"]["modality"] == modality
     ]
     return next(keys[0].parent.glob("*.h5"))
@@ -52,19 +31,19 @@ def flip_a_vector(path: Path) -> None:
 
 
 def test_damage_is_named_stops_a_head_and_is_healed_by_the_next_extract(
-    run: Run, folder: Path, models: list[str]
+    run: Run, extracted: Path, models: list[str]
 ) -> None:
     clean = run("cache", "verify", "--json")
     assert (clean.code, clean.json["findings"]) == (0, [])
-    assert clean.json["files"] == len([path for path in folder.glob("features/**/*") if path.is_file()]) - 1
+    assert clean.json["files"] == len([path for path in extracted.glob("features/**/*") if path.is_file()]) - 1
     from cache import load
 
-    before = load(folder / "features").to_numpy()
-    path = segment_of(folder, "text")
+    before = load(extracted / "features").to_numpy()
+    path = segment_of(extracted, "text")
     flip_a_vector(path)
     found = run("cache", "verify", "--json")
     assert found.code == 1
-    assert [one["file"] for one in found.json["findings"]] == [str(path.relative_to(folder))]
+    assert [one["file"] for one in found.json["findings"]] == [str(path.relative_to(extracted))]
     assert path.name in run("cache", "verify").out
     fused = run("fuse", "--head", "logreg")
     assert fused.code == 1
@@ -75,19 +54,19 @@ def test_damage_is_named_stops_a_head_and_is_healed_by_the_next_extract(
     assert healed.json["encoded"] > 0
     assert f"{path.stem}.damaged was damaged and set aside" in healed.err
     assert run("cache", "verify").code == 0
-    np.testing.assert_array_equal(load(folder / "features").to_numpy(), before)
+    np.testing.assert_array_equal(load(extracted / "features").to_numpy(), before)
     collected = run("cache", "gc", "--json")
     assert [Path(name).suffix for name in collected.json["files"]] == [".damaged"]
 
 
 def test_status_tells_what_is_done_of_a_finished_and_of_a_stopped_extraction(
-    run: Run, folder: Path, models: list[str], monkeypatch: pytest.MonkeyPatch
+    run: Run, extracted: Path, models: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (one,) = run("cache", "status", "--json").json["data_sets"]
     assert (one["name"], one["finished"], one["rows"]) == ("posts", True, 44)
     assert {name: found["done"] for name, found in one["modalities"].items()} == {"text": 1.0, "image": 1.0}
-    write_posts(folder / "more")
-    (folder / "more" / "data" / "3.txt").write_text("something new\n")
+    write_posts(extracted / "more")
+    (extracted / "more" / "data" / "3.txt").write_text("something new\n")
     from extract.encoders.text import TextEncoder
 
     def stopped(self: TextEncoder, batch: object) -> None:
@@ -107,36 +86,36 @@ def test_status_tells_what_is_done_of_a_finished_and_of_a_stopped_extraction(
     assert run("cache", "status", "--name", "more", "--json").json["data_sets"][0]["finished"]
 
 
-def test_deep_verification_encodes_rows_again(run: Run, folder: Path, models: list[str]) -> None:
+def test_deep_verification_encodes_rows_again(run: Run, extracted: Path, models: list[str]) -> None:
     again = run("extract", "posts", *models, "--json")
     assert (again.code, again.json["encoded"]) == (0, 0)
-    assert f"is {folder / 'posts'} now; give another --name" in again.err  # it was of the folder that was copied
+    assert f"is {extracted / 'posts'} now; give another --name" in again.err  # it was of the folder that was copied
     done = run("cache", "verify", "--deep", 5, "--json")
     assert done.code == 0, done.err
     assert done.json["deep"]["rows"] == 10
     assert done.json["deep"]["largest_difference"] < 1e-5
     assert "10 rows encoded again" in done.err
-    shutil.move(folder / "posts", folder / "moved")
+    shutil.move(extracted / "posts", extracted / "moved")
     lost = run("cache", "verify", "--deep", 5)
     assert lost.code == 1
     assert "there is no data at" in lost.err
     assert run("cache", "verify", "--deep", 5, "--data", "moved").code == 0
 
 
-def test_gc_says_first_and_removes_then(run: Run, folder: Path) -> None:
-    (folder / "features" / "posts.view.h5").unlink()
+def test_gc_says_first_and_removes_then(run: Run, extracted: Path) -> None:
+    (extracted / "features" / "posts.view.h5").unlink()
     said = run("cache", "gc", "--dry-run", "--json").json
     assert said["items"] > 0
-    assert len(list(folder.glob("features/*/*.h5"))) == 2
+    assert len(list(extracted.glob("features/*/*.h5"))) == 2
     young = run("cache", "gc", "--older-than", "7d", "--json").json
     assert (young["items"], young["young"]) == (0, said["items"])
     done = run("cache", "gc", "--json").json
     assert (done["items"], done["bytes"]) == (said["items"], said["bytes"])
-    assert [path.name for path in folder.glob("features/*")] == ["encoders.json"]
+    assert [path.name for path in extracted.glob("features/*")] == ["encoders.json"]
     assert run("cache", "gc", "--older-than", "soon").code == 2
 
 
-def test_a_merged_store_serves_another_folder(run: Run, folder: Path, models: list[str]) -> None:
+def test_a_merged_store_serves_another_folder(run: Run, extracted: Path, models: list[str]) -> None:
     done = run("cache", "merge", "features", "--store", "shared", "--json")
     assert done.code == 0, done.err
     assert done.json["data_sets"] == ["posts"]
@@ -147,7 +126,7 @@ def test_a_merged_store_serves_another_folder(run: Run, folder: Path, models: li
         assert run("cache", *command).code == 1
 
 
-def test_compact_leaves_a_segment_an_encoder(run: Run, folder: Path) -> None:
+def test_compact_leaves_a_segment_an_encoder(run: Run, extracted: Path) -> None:
     done = run("cache", "compact", "--json")
     assert done.code == 0
     assert (done.json["segments"], done.json["damaged"]) == (2, [])
@@ -155,23 +134,23 @@ def test_compact_leaves_a_segment_an_encoder(run: Run, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["npz", "h5", "parquet"])
-def test_an_export_holds_every_row(run: Run, folder: Path, suffix: str) -> None:
+def test_an_export_holds_every_row(run: Run, extracted: Path, suffix: str) -> None:
     done = run("cache", "export", f"posts.{suffix}", "--json")
     assert done.code == 0, done.err
     assert done.json["rows"] == 44
-    assert done.json["bytes"] == (folder / f"posts.{suffix}").stat().st_size
+    assert done.json["bytes"] == (extracted / f"posts.{suffix}").stat().st_size
     wrong = run("cache", "export", "posts.xlsx")
     assert wrong.code == 1
     assert ".npz, .h5, .parquet" in wrong.err
 
 
-def test_half_precision_and_tokens_are_kept_beside_the_rest(run: Run, folder: Path, models: list[str]) -> None:
+def test_half_precision_and_tokens_are_kept_beside_the_rest(run: Run, extracted: Path, models: list[str]) -> None:
     from cache import load
 
-    plain = load(folder / "features").to_numpy()
+    plain = load(extracted / "features").to_numpy()
     done = run("extract", "posts", *models, "--dtype", "float16", "--tokens", "--name", "half", "--json")
     assert done.code == 0, done.err
-    half = load(folder / "features", "half")
+    half = load(extracted / "features", "half")
     assert half.to_numpy().dtype == np.float16
     np.testing.assert_allclose(half.to_numpy(), plain, rtol=2e-3, atol=2e-3)
     tokens = half.tokens("text")
