@@ -146,6 +146,7 @@ def write_segment(
     """
 
     def fill(file: h5py.File) -> dict[str, Any]:
+        """Puts items and outputs into an open file."""
         packed = pack_items(items)
         extents: dict[str, Any] = {"items": _put(file, "items", packed)}
         for name, values in outputs.items():

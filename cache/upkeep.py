@@ -101,6 +101,7 @@ class _Collection:
         self._wanted: dict[str, set[bytes]] = {}
 
     def run(self, progress: Progress) -> Collected:
+        """Looks at every file of the store once."""
         encoders = self._store.encoders()
         self._look()  # a view that cannot be read must be met before anything is removed
         self._leftovers(self._store.root)

@@ -181,6 +181,7 @@ def write_view(store: FeatureStore, view: View, pending: bool = False) -> None:
     """
 
     def fill(file: h5py.File) -> dict[str, Any]:
+        """Puts the view into an open file."""
         from h5py import string_dtype
 
         file.attrs["name"] = view.name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from cache import (
     Block,
     DataError,
     FeatureStore,
+    FeatureTable,
     ModelError,
     Progress,
     Ragged,
@@ -72,23 +73,13 @@ def verify_by_encoding(
         samples = np.random.default_rng(seed).permutation(np.flatnonzero(block.present))[:rows]
         for number, sample in enumerate(samples.tolist(), 1):
             place = places.get(block.items[sample].tobytes())
-            row = table[[sample]]
             if place is None:
                 result["changed"] += 1
                 continue
-            stored: dict[str, Values] = {block.output: row.block(modality)}
-            if row.has_tokens(modality):
-                stored[TOKENS] = row.tokens(modality)
-            try:
-                difference, allowed = again.difference(place, stored)
-            except DecodeError as error:
-                problem = f"{modality} of {row.ids[0]} is stored, but cannot be decoded now: {error}"
-                result["findings"].append({"file": str(opened.encoder(block.encoder).folder), "problem": problem})
-                continue
-            result["rows"] += 1
-            result["largest_difference"] = max(difference, result["largest_difference"])
-            if not difference <= allowed:
-                problem = f"{modality} of {row.ids[0]} differs by {difference:.3g} from what its encoder gives now"
+            difference, problem = again.compare(table[[sample]], place)
+            result["rows"] += difference is not None
+            result["largest_difference"] = max(difference or 0.0, result["largest_difference"])
+            if problem:
                 result["findings"].append({"file": str(opened.encoder(block.encoder).folder), "problem": problem})
             progress(f"encode {modality} again", number, len(samples))
     if not result["rows"] and not result["findings"]:
@@ -100,6 +91,7 @@ class _Again:
     """The encoder of a block, once more."""
 
     def __init__(self, block: Block, device: str) -> None:
+        self._block = block
         from extract.runtime import choose_runtime
 
         self._encoder = build_encoder(EncoderSpec.from_json(block.spec), choose_runtime(device))
@@ -109,18 +101,33 @@ class _Again:
                 f"made by {block.encoder}: other weights, tokenizer or preprocessing; nothing can be compared"
             )
 
-    def difference(self, place: Content, stored: Mapping[str, Values]) -> tuple[float, float]:
-        """The largest difference of a stored vector, and the largest that is allowed."""
+    def compare(self, row: FeatureTable, place: Content) -> tuple[float | None, str]:
+        """The largest difference of one stored row, None if none can be had; and what is wrong, or an empty text."""
+        stored: dict[str, Values] = {self._block.output: row.block(self._block.modality)}
+        if row.has_tokens(self._block.modality):
+            stored[TOKENS] = row.tokens(self._block.modality)
+        name = f"{self._block.modality} of {row.ids[0]}"
+        try:
+            found = self._encode(place)
+        except DecodeError as error:
+            return None, f"{name} is stored, but cannot be decoded now: {error}"
+        differences = {output: _difference(values, found[output]) for output, values in stored.items()}
+        largest = max(differences.values())
+        for output, difference in differences.items():
+            if difference > TOLERANCE[stored_dtype(self._encoder.key.fields, output).name]:
+                return largest, f"{name} differs by {largest:.3g} from what its encoder gives now"
+        return largest, ""
+
+    def _encode(self, place: Content) -> dict[str, Values]:
         lights, _ = self._encoder.prepare([place])
         light = lights[0].read_bytes() if isinstance(lights[0], Path) else lights[0]
-        found = self._encoder.encode([self._encoder.decode(light)])
-        largest, allowed = 0.0, 0.0
-        for name, values in stored.items():
-            one, two = (np.asarray(_flat(part), dtype=np.float64) for part in (values, found[name]))
-            difference = float(np.abs(one - two).max() / max(1.0, np.abs(two).max()))
-            largest = max(largest, difference if np.isfinite(difference) else float("inf"))
-            allowed = max(allowed, TOLERANCE[stored_dtype(self._encoder.key.fields, name).name])
-        return largest, allowed
+        return self._encoder.encode([self._encoder.decode(light)])
+
+
+def _difference(stored: Values, found: Values) -> float:
+    one, two = (np.asarray(_flat(part), dtype=np.float64) for part in (stored, found))
+    difference = float(np.abs(one - two).max() / max(1.0, np.abs(two).max()))
+    return difference if np.isfinite(difference) else sys.float_info.max  # JSON knows no infinity
 
 
 def _flat(values: Values) -> np.ndarray:
