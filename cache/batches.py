@@ -34,7 +34,7 @@ def plan_paths(folder: Path) -> list[Path]:
 
 
 def write_batches(folder: Path, batches: Sequence[Batch]) -> bool:
-    """Writes a plan durably. Equal plans have one name: False if the very same was there before.
+    """Writes a plan durably. Equal plans have one name: False if another process has written the very same.
 
     Raises:
         StoreError: the folder cannot be written.
@@ -51,7 +51,10 @@ def write_batches(folder: Path, batches: Sequence[Batch]) -> bool:
             places[name] = [file.create_dataset(name, data=values).id.get_offset(), values.nbytes]
         return {"places": places}
 
-    write_sealed(path, "plan", fill)
+    try:
+        write_sealed(path, "plan", fill, first=True)
+    except FileExistsError:
+        return False
     return True
 
 

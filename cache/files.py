@@ -44,12 +44,17 @@ def fsync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing(target: Path) -> Iterator[Path]:
+def replacing(target: Path, first: bool = False) -> Iterator[Path]:
     """Yields a new path beside `target`; on success what was written there durably takes target's place.
 
     Readers see the old file or the whole new one, whatever happens in between.
 
+    Args:
+        target: the file to write.
+        first: do not replace a file; of several processes at once only one succeeds.
+
     Raises:
+        FileExistsError: `first` was asked for, and another was.
         StoreError: the folder is gone, read-only or full.
     """
     temporary = target.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{target.suffix}")
@@ -57,11 +62,13 @@ def replacing(target: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, target)
+        _name(temporary, target, first)
         fsync_folder(target.parent)
     except PipelineError:
         raise
     except OSError as error:
+        if first and isinstance(error, FileExistsError):
+            raise
         raise StoreError(
             f"cannot write {target}: {error.strerror or error}. What was written before is good; "
             "make room or give the folder back its rights, then run the same command again"
@@ -71,23 +78,37 @@ def replacing(target: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def _name(temporary: Path, target: Path, first: bool) -> None:
+    if first:
+        try:
+            os.link(temporary, target)
+            return
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links: then the last one wins
+            pass
+    os.replace(temporary, target)
+
+
 def write_json(target: Path, value: Any) -> None:
     """Writes `value` as readable JSON, durably and at once."""
     with replacing(target) as temporary:
         temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def write_sealed(target: Path, kind: str, fill: Callable[[h5py.File], Mapping[str, Any]]) -> None:
+def write_sealed(target: Path, kind: str, fill: Callable[[h5py.File], Mapping[str, Any]], first: bool = False) -> None:
     """Writes a sealed file durably.
 
     It is built in memory and written by plain output: on a full disk HDF5 would lose its way.
 
     Args:
         target: the file; one of the same name is replaced as a whole.
-        kind: `segment` or `view`.
+        kind: `segment`, `view` or `plan`.
         fill: writes into the file and returns what the header is to hold besides, JSON-able.
+        first: as for `replacing`.
 
     Raises:
+        FileExistsError: `first` was asked for, and another was.
         StoreError: the folder is gone, read-only or full.
     """
     import h5py  # takes longer to import than a view takes to open
@@ -100,7 +121,7 @@ def write_sealed(target: Path, kind: str, fill: Callable[[h5py.File], Mapping[st
     content = buffer.getbuffer()
     body = content[HEADER_BYTES:]
     header = {**about, "kind": kind, "schema": SCHEMA, "size": len(content), "crc32": zlib.crc32(body)}
-    with replacing(target) as temporary, temporary.open("wb") as out:
+    with replacing(target, first) as temporary, temporary.open("wb") as out:
         out.write(_packed(header))
         out.write(body)
 

@@ -1,3 +1,8 @@
+import errno
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -108,3 +113,30 @@ def test_temporary_files_and_segments_are_no_plans(house, folder):
     (folder / ".tmp-0123.plan").write_bytes(b"half")
     assert plan_paths(folder) == []
     assert standing_batches(folder, {A}) == []
+
+
+def test_of_several_that_plan_the_same_at_once_one_is_the_planner(house):
+    folder = house.encoder().folder
+    batches = [[item_key(str(number))] for number in range(50)]
+    for _ in range(10):
+        barrier = threading.Barrier(4)
+
+        def plan(barrier=barrier):
+            barrier.wait()
+            return write_batches(folder, batches)
+
+        with ThreadPoolExecutor(4) as pool:
+            assert sorted(future.result() for future in [pool.submit(plan) for _ in range(4)]) == [False] * 3 + [True]
+        for path in plan_paths(folder):
+            assert read_batches(path) == batches
+            path.unlink()
+    assert [path.name for path in folder.iterdir()] == ["key.json"]
+
+
+def test_on_a_file_system_without_links_plans_are_written_all_the_same(house, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert write_batches(house.encoder().folder, [[item_key("a")]])
+    assert len(plan_paths(house.encoder().folder)) == 1
