@@ -14,7 +14,7 @@ from cache.errors import (
     listing,
 )
 from cache.export import export_table
-from cache.files import replacing, write_json
+from cache.files import remove, replacing, write_json
 from cache.groups import joined_groups
 from cache.key import NO_ITEM, EncoderKey, canonical_json, digest, item_key, pack_items, unpack_items
 from cache.merge import merge_stores
@@ -76,6 +76,7 @@ __all__ = [
     "placed",
     "plan_extraction",
     "read_view",
+    "remove",
     "replacing",
     "silent",
     "standing_batches",

@@ -9,6 +9,7 @@ itself may crash or hang on a flipped byte; it is only ever given bytes that wer
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -76,6 +77,23 @@ def replacing(target: Path, first: bool = False) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # gone after os.replace; the first error is the one to show
             temporary.unlink()
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a folder; harmless when it is gone. A folder that is not empty stays.
+
+    Raises:
+        StoreError: it cannot be removed.
+    """
+    try:
+        if path.is_dir():
+            path.rmdir()
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno == errno.ENOTEMPTY:  # another process has begun to write there
+            return
+        raise StoreError(f"cannot remove {path}: {error.strerror or error}; give the folder back its rights") from error
 
 
 def _name(temporary: Path, target: Path, first: bool) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cache.errors import StoreDamaged, StoreError
-from cache.files import TEMPORARY_PREFIX, check_body, read_at, read_header, write_sealed
+from cache.files import TEMPORARY_PREFIX, check_body, read_at, read_header, remove, write_sealed
 from cache.key import pack_items, unpack_items
 from cache.ragged import Ragged, Values, take_rows
 from cache.schema import SEGMENT_SUFFIX
@@ -228,7 +228,7 @@ def merge_segments(
     items = sorted(places, key=lambda item: (order.get(item, len(order)), item))
     made = _write_parts(segments, items, [places[item] for item in items], segments[0].path.parent)
     for segment in segments:
-        segment.path.unlink(missing_ok=True)
+        remove(segment.path)
     return made
 
 

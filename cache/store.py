@@ -16,7 +16,7 @@ import numpy as np
 
 from cache.batches import plan_paths, read_batches
 from cache.errors import CacheIncomplete, StoreDamaged, StoreError, listing
-from cache.files import replacing, write_json
+from cache.files import remove, replacing, write_json
 from cache.key import EncoderKey, canonical_json, pack_items, unpack_items
 from cache.schema import DAMAGED_SUFFIX, FAILURES_FILE, KEY_FILE, KEY_SCHEMA, PENDING_SUFFIX, VIEW_SUFFIX
 from cache.segment import PART_BYTES, Segment, check_segment, is_segment, merge_segments, read_segment
@@ -247,7 +247,7 @@ class EncoderStore:
         if entries == known:
             return
         if not entries:
-            self.failures_path.unlink(missing_ok=True)
+            remove(self.failures_path)
             return
         with replacing(self.failures_path) as temporary:
             temporary.write_text(_failure_lines(entries), encoding="utf-8")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.batches import plan_paths, read_batches
-from cache.files import TEMPORARY_PREFIX
+from cache.files import TEMPORARY_PREFIX, remove
 from cache.key import pack_items, unpack_items
 from cache.progress import Progress, silent
 from cache.schema import DAMAGED_SUFFIX, FAILURES_FILE, KEY_FILE, PENDING_SUFFIX, VIEW_SUFFIX
@@ -177,13 +177,13 @@ class _Collection:
             for path in known:
                 self._remove(path)
             if not self._done.dry_run:
-                encoder.folder.rmdir()
+                remove(encoder.folder)
 
     def _remove(self, path: Path) -> None:
         self._done.bytes += path.stat().st_size
         self._done.files.append(str(path))
         if not self._done.dry_run:
-            path.unlink(missing_ok=True)
+            remove(path)
 
 
 def collected_lines(result: Mapping[str, Any]) -> list[str]:

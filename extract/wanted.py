@@ -16,6 +16,7 @@ from cache import (
     is_written,
     joined_groups,
     read_view,
+    remove,
     unpack_items,
     write_view,
 )
@@ -65,7 +66,7 @@ def publish(store: FeatureStore, view: View) -> None:
     """Writes the view, unless the very same is there, and takes back the announcement."""
     if not is_written(store, view):
         write_view(store, view)
-    store.pending_path(view.name).unlink(missing_ok=True)
+    remove(store.pending_path(view.name))
 
 
 def _data(view: View) -> Path:

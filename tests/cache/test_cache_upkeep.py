@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import json
 import os
 import time
@@ -11,6 +12,7 @@ from cache import (
     EncoderStore,
     Failure,
     StoreDamaged,
+    StoreError,
     collect,
     collected_lines,
     compact_store,
@@ -293,3 +295,15 @@ def test_a_table_opened_before_reads_right_after_everything(filled):
 
 def test_results_are_json(filled):
     json.dumps([collect(filled.store), compact_store(filled.store)])
+
+
+def test_what_cannot_be_removed_is_named(house, monkeypatch):
+    house.add(["a"])
+    (path,) = house.encoder().segment_paths()
+
+    def refuse(self, missing_ok=False):
+        raise PermissionError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(StoreError, match=rf"cannot remove {path}: Read-only file system"):
+        collect(house.store)
