@@ -173,6 +173,27 @@ def test_added_samples_alone_are_encoded(posts, bench, clean, encoded: Encoded):
     assert same(bench.vectors(done, "text")[:10], before)
 
 
+def test_a_run_that_grew_after_a_stop_keeps_the_batches_of_before(posts, bench, monkeypatch: pytest.MonkeyPatch):
+    inner, batches = TextEncoder.encode, []
+
+    def seen(self, batch):
+        batches.append(tuple(one.tobytes() for one in batch))
+        return inner(self, batch)
+
+    monkeypatch.setattr(TextEncoder, "encode", seen)
+    kept, bench.store = bench.store, bench.store.with_name("whole")
+    bench.extract(posts.read(), bench.text)
+    planned, batches[:] = set(batches), []
+    bench.store = kept
+    stop(posts, bench, "text", 2)
+    for number in range(1, 5):  # their lengths lie between those of the others
+        posts.rows.append({"id": f"n{number}", "text": "sun " * number, "image": "", "label": "", "group": ""})
+    done = bench.extract(posts.read(), bench.text)
+    assert planned < set(batches)
+    assert sum(len(batch) for batch in set(batches) - planned) == 4
+    assert done.encoded + done.reused == 14
+
+
 def test_samples_removed_after_a_stop_are_not_encoded(posts, bench, clean):
     expected = clean("text")
     stop(posts, bench, "text", 2)
