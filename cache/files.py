@@ -226,10 +226,15 @@ def _digest(text: bytes) -> bytes:
 def check_body(path: Path, header: Mapping[str, Any]) -> None:
     """Reads a sealed file as a whole and raises StoreDamaged unless every byte is as written."""
     crc = 0
-    with path.open("rb") as file:
-        file.seek(HEADER_BYTES)
-        while chunk := file.read(1 << 22):
-            crc = zlib.crc32(chunk, crc)
+    try:
+        with path.open("rb") as file:
+            file.seek(HEADER_BYTES)
+            while chunk := file.read(1 << 22):
+                crc = zlib.crc32(chunk, crc)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror or error}") from error
     if crc != header["crc32"]:
         raise StoreDamaged(f"{path} is damaged (its checksum does not fit); {_AGAIN}")
 

@@ -51,9 +51,8 @@ def _check_sealed(content: Any, names: AbstractSet[str]) -> None:
     if not isinstance(content, dict):
         raise ValueError("it is no JSON object")
     rest = {name: value for name, value in content.items() if name != "crc32"}
-    if set(rest) != set(names) or content.get("crc32", zlib.crc32(canonical_json(rest))) != zlib.crc32(
-        canonical_json(rest)
-    ):
+    crc = zlib.crc32(canonical_json(rest))
+    if set(rest) != names or content.get("crc32", crc) != crc:
         raise ValueError("its checksum does not fit")
 
 
@@ -110,9 +109,10 @@ class EncoderStore:
         return found
 
     def _listed(self) -> list[Path]:
-        if not self.folder.is_dir():
+        try:
+            return sorted(path for path in self.folder.iterdir() if is_segment(path) and path.is_file())
+        except FileNotFoundError:
             return []
-        return sorted(path for path in self.folder.iterdir() if is_segment(path))
 
     def segments(self) -> list[Segment]:
         """All finished segments, oldest first. One that a merge removes meanwhile is left out.
@@ -220,12 +220,13 @@ class EncoderStore:
     def failures(self) -> list[Failure]:
         """Recorded failures, one an item."""
         path = self.failures_path
-        if not path.exists():
-            return []
         try:
-            # Not splitlines: it also parts at line separators that JSON leaves in strings.
             return _read_failures(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except FileNotFoundError:
+            return []
+        except OSError as error:  # that says nothing about what it holds
+            raise StoreError(f"{path} cannot be read: {error.strerror or error}") from error
+        except (ValueError, KeyError, TypeError) as error:
             raise StoreDamaged(f"{path} is damaged ({error!r}); run extract again, failures are found anew") from error
 
     def record_failures(self, failures: Iterable[Failure], resolved: Iterable[bytes] = ()) -> None:
@@ -284,8 +285,11 @@ def _read_failures(text: str) -> list[Failure]:
 
 
 def _set_aside(path: Path) -> Path:
+    aside = path.with_suffix(DAMAGED_SUFFIX)
     try:
-        return path.rename(path.with_suffix(DAMAGED_SUFFIX))
+        return path.rename(aside)
+    except FileNotFoundError:  # another process has set it aside in this moment
+        return aside
     except OSError as error:
         raise StoreError(f"{path} is damaged and cannot be set aside: {error.strerror}; remove it by hand") from error
 

@@ -66,7 +66,7 @@ def _check_encoder(encoder: EncoderStore, found: Verification, progress: Progres
     try:
         found.files += 1
         encoder.failures()
-    except StoreDamaged as error:
+    except StoreError as error:
         found.findings.append((encoder.failures_path, str(error)))
     for path in plan_paths(encoder.folder):
         try:

@@ -17,7 +17,7 @@ def made(lengths, seed=0):
     return [random.normal(size=(length, DIM)).astype("<f4") for length in lengths]
 
 
-def same(found, items):
+def assert_same(found, items):
     assert len(found) == len(items)
     assert found.lengths.tolist() == [len(item) for item in items]
     for one, item in zip(found, items, strict=True):
@@ -35,7 +35,7 @@ def rows_of(sources, data, min_size=0):
 def test_items_laid_end_to_end_read_as_they_were(lengths):
     items = made(lengths)
     ragged = Ragged.of(items)
-    same(ragged, items)
+    assert_same(ragged, items)
     assert (ragged.shape, ragged.dtype) == ((len(items), DIM), np.dtype("<f4"))
     assert ragged.offsets.dtype == np.int64
 
@@ -59,8 +59,8 @@ def test_a_row_that_is_not_there_is_an_index_error(row):
 def test_taking_gives_the_chosen_items_with_repeats_in_order(lengths, data):
     items = made(lengths)
     rows = data.draw(st.lists(st.integers(0, len(items) - 1), max_size=12))
-    same(Ragged.of(items).take(np.array(rows, dtype=np.int64)), [items[row] for row in rows])
-    same(take_items(Ragged.of(items), np.array(rows, dtype=np.int64)), [items[row] for row in rows])
+    assert_same(Ragged.of(items).take(np.array(rows, dtype=np.int64)), [items[row] for row in rows])
+    assert_same(take_items(Ragged.of(items), np.array(rows, dtype=np.int64)), [items[row] for row in rows])
 
 
 def test_taking_none_and_taking_items_without_vectors():
@@ -90,7 +90,7 @@ def test_rows_of_several_ragged_sources_come_in_the_order_asked_for(sources, dat
     lists = [made(lengths, seed) for seed, lengths in enumerate(sources)]
     places = rows_of(sources, data, min_size=1)
     source, row = np.array(places, dtype=np.int64).T
-    same(take_rows([Ragged.of(items) for items in lists], source, row), [lists[s][r] for s, r in places])
+    assert_same(take_rows([Ragged.of(items) for items in lists], source, row), [lists[s][r] for s, r in places])
 
 
 @given(sources_of, st.data())

@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -194,3 +195,32 @@ def test_a_store_is_described_by_what_was_put_in(house):
     (data,), (encoder,) = found["data_sets"], found["encoders"]
     assert (data["name"], data["rows"], data["labelled"], data["modalities"]) == ("posts", 3, 2, ["text"])
     assert (encoder["key"], encoder["rows"], encoder["failures"]) == (house.encoder().digest, 2, 0)
+
+
+def test_a_link_that_leads_nowhere_is_no_segment(house):
+    house.add(["a"])
+    (house.encoder().folder / "0.h5").symlink_to(house.store.root / "gone.h5")
+    assert house.encoder().items() == {item_key("a")}
+
+
+def test_what_another_process_sets_aside_at_the_same_time_is_no_error(house, flip, monkeypatch):
+    house.add(["c"])
+    encoder = house.encoder()
+    (path,) = encoder.segment_paths()
+    flip(path, item_key("c"))
+    inner = Path.rename
+
+    def twice(self, target):
+        inner(self, target)
+        return inner(self, target)
+
+    monkeypatch.setattr(Path, "rename", twice)
+    assert encoder.set_aside_damaged() == [path.with_suffix(".damaged")]
+    assert encoder.items() == set()
+
+
+def test_failures_that_cannot_be_read_are_not_called_damaged(house):
+    house.encoder().failures_path.mkdir()
+    with pytest.raises(StoreError, match=r"failures\.jsonl cannot be read: Is a directory") as caught:
+        house.encoder().failures()
+    assert not isinstance(caught.value, StoreDamaged)
