@@ -84,7 +84,11 @@ def standing_batches(folder: Path, missing: Collection[bytes], refused: Collecti
     wanted = set(missing)
     batches = []
     for path in plan_paths(folder):
-        for batch in read_batches(path):
+        try:
+            planned = read_batches(path)
+        except FileNotFoundError:  # collected by another process
+            continue
+        for batch in planned:
             if free.issuperset(batch) and not wanted.isdisjoint(batch):
                 free.difference_update(batch)
                 batches.append(batch)

@@ -72,13 +72,16 @@ def _copy(ours: EncoderStore, theirs: EncoderStore) -> int:
     held = ours.items()
     copied = 0
     for path in theirs.segment_paths():
-        check_segment(path)
-        segment = read_segment(path)
-        lacking = [item for item in unpack_items(segment.items) if item not in held]
-        if lacking:
-            copy_items(segment, ours.folder, lacking)
-            held.update(lacking)
-            copied += len(lacking)
+        try:
+            check_segment(path)
+            segment = read_segment(path)
+            lacking = [item for item in unpack_items(segment.items) if item not in held]
+            if lacking:
+                copy_items(segment, ours.folder, lacking)
+        except FileNotFoundError:  # merged meanwhile; what is there now is looked at instead
+            return copied + _copy(ours, theirs)
+        held.update(lacking)
+        copied += len(lacking)
     for path in plan_paths(theirs.folder):
         write_batches(ours.folder, read_batches(path))
     # Those without an item are of the latest run on one machine only.

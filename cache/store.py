@@ -159,6 +159,8 @@ class EncoderStore:
         for path in plan_paths(self.folder):
             try:
                 read_batches(path)
+            except FileNotFoundError:
+                continue  # collected by another process
             except StoreDamaged:
                 moved.append(_set_aside(path))
         try:

@@ -6,6 +6,7 @@ never none.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -97,7 +98,7 @@ class _Collection:
         self._store = store
         self._older_than = older_than
         self._done = Collected(dry_run)
-        self._marks: list[tuple[str, int]] | None = None
+        self._marks: list[tuple[str, int, int]] | None = None
         self._wanted: dict[str, set[bytes]] = {}
 
     def run(self, progress: Progress) -> Collected:
@@ -108,9 +109,10 @@ class _Collection:
         for number, encoder in enumerate(encoders, 1):
             for path in encoder.segment_paths():
                 self._segment(encoder, path)
-            self._leftovers(encoder.folder)
-            self._plans(encoder)
-            self._folder(encoder)
+            with contextlib.suppress(FileNotFoundError):  # another process has removed the folder
+                self._leftovers(encoder.folder)
+                self._plans(encoder)
+                self._folder(encoder)
             progress("gc", number, len(encoders))
         return self._done
 
@@ -122,14 +124,21 @@ class _Collection:
     def _look(self) -> None:
         """Reads the views again if an extraction has begun or ended since the last look."""
         paths = [path for suffix in (VIEW_SUFFIX, PENDING_SUFFIX) for path in self._store.root.glob(f"*{suffix}")]
-        marks = sorted((path.name, path.stat().st_mtime_ns) for path in paths if path.exists())
+        marks = []
+        for path in sorted(paths):
+            with contextlib.suppress(FileNotFoundError):  # an extraction has ended in this moment
+                found = path.stat()
+                marks.append((path.name, found.st_ino, found.st_mtime_ns))
         if marks != self._marks:
-            found = wanted_items(self._store)
-            self._wanted = {digest: set(unpack_items(items)) for digest, items in found.items()}
+            wanted = wanted_items(self._store)
+            self._wanted = {digest: set(unpack_items(items)) for digest, items in wanted.items()}
             self._marks = marks
 
     def _old(self, path: Path, at_least: float = 0.0) -> bool:
-        return time.time() - path.stat().st_mtime >= max(self._older_than, at_least)
+        try:
+            return time.time() - path.stat().st_mtime >= max(self._older_than, at_least)
+        except FileNotFoundError:  # it got its name in this moment, or another process has removed it
+            return False
 
     def _segment(self, encoder: EncoderStore, path: Path) -> None:
         try:
@@ -180,7 +189,10 @@ class _Collection:
                 remove(encoder.folder)
 
     def _remove(self, path: Path) -> None:
-        self._done.bytes += path.stat().st_size
+        try:
+            self._done.bytes += path.stat().st_size
+        except FileNotFoundError:  # another process has removed it
+            return
         self._done.files.append(str(path))
         if not self._done.dry_run:
             remove(path)

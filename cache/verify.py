@@ -72,6 +72,8 @@ def _check_encoder(encoder: EncoderStore, found: Verification, progress: Progres
         try:
             found.files += 1
             read_batches(path)
+        except FileNotFoundError:  # collected by another process meanwhile
+            continue
         except StoreError as error:
             found.findings.append((path, str(error)))
     paths = encoder.segment_paths()

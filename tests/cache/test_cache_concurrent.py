@@ -287,3 +287,16 @@ def test_a_store_is_merged_into_while_tables_of_it_are_open(filled, house_at, tm
     compact_store(filled.store)
     np.testing.assert_array_equal(table, filled.expected(CONTENTS))
     np.testing.assert_array_equal(load(filled.store.root, "theirs"), other.expected({"text": ["m2", "m1"]}))
+
+
+def test_gc_and_merge_stores_go_on_beside_a_process_that_replaces_every_file(filled, tmp_path):
+    collect(filled.store)  # from here on the view reaches all there is
+    wanted = filled.encoder().items()
+    with beside(REPLACES_FOR_EVER, tmp_path / "stop", filled.encoder().folder):
+        for number in range(60):
+            assert collect(filled.store)["items"] == 0
+            if number % 20 == 0:
+                other = cache.FeatureStore(tmp_path / f"other-{number}")
+                merge_stores(other, filled.store)
+                assert other.encoder(filled.encoder().digest).items() == wanted
+    assert filled.encoder().items() == wanted
