@@ -18,6 +18,8 @@ from cache.segment import Segment, check_segment, read_segment
 from cache.store import EncoderStore, FeatureStore
 from cache.view import Block, check_view, refresh
 
+_ANEW = "move it out of the store and run extract again"
+
 
 @dataclass
 class Verification:
@@ -96,20 +98,20 @@ def _check_encoder(encoder: EncoderStore, found: Verification, progress: Progres
 def _wrong_with(segment: Segment, fields: Mapping[str, Any]) -> str:
     """What a segment whose bytes are as written still may have wrong; empty if nothing."""
     if len(np.unique(segment.items, axis=0)) < len(segment):
-        return f"{segment.path} holds an item twice"
+        return f"{segment.path} holds an item twice; `cache compact` mends it"
     widths = {}
     for name in segment.outputs:
         values = segment.map(name)
         widths[name] = values.shape[1]
         if len(values) != len(segment):
-            return f"{segment.path}: {name} has {len(values)} rows for {len(segment)} items"
+            return f"{segment.path}: {name} has {len(values)} rows for {len(segment)} items; {_ANEW}"
         if isinstance(values, Ragged):
             offsets = values.offsets
             if offsets[0] != 0 or offsets[-1] != len(values.values) or (np.diff(offsets) < 0).any():
-                return f"{segment.path}: the offsets of {name} do not fit its {len(values.values)} vectors"
+                return f"{segment.path}: the offsets of {name} do not fit its {len(values.values)} vectors; {_ANEW}"
     expected = fields.get("outputs")
     if expected is not None and widths != dict(expected):
-        return f"{segment.path} has the outputs {widths}, its encoder gives {dict(expected)}; move it out of the store"
+        return f"{segment.path} has the outputs {widths}, its encoder gives {dict(expected)}; {_ANEW}"
     return ""
 
 
@@ -144,10 +146,10 @@ def _check_rows(store: FeatureStore, path: Path, block: Block) -> None:
 
 def finding_lines(result: Mapping[str, Any]) -> list[str]:
     """What a verification found, for people."""
-    lines = [f"damaged: {one['problem']}" for one in result["findings"]]
+    lines = [f"wrong: {one['problem']}" for one in result["findings"]]
     read = f"{result['files']} files, {result['bytes'] / 1e6:.1f} MB read"
     if deep := result.get("deep"):
         read += f"; {deep['rows']} rows encoded again, largest difference {deep['largest_difference']:.2g}"
     if not lines:
         return [f"all is as it was written: {read}"]
-    return [*lines, f"{len(lines)} findings: {read}. Run extract again to set damaged files aside and encode them anew"]
+    return [*lines, f"{len(lines)} findings: {read}"]

@@ -29,6 +29,7 @@ from extract.encoders import build_encoder
 from extract.encoders.spec import EncoderSpec, stored_dtype
 from extract.manifest import Content
 
+_ANEW = "move the .h5 files of the folder out of the store and run extract again to encode all anew"
 TOLERANCE = {"float32": 1e-4, "float16": 2e-3}
 """Largest difference that batches, devices and rounding explain, beside vectors of the size of 1."""
 
@@ -115,7 +116,7 @@ class _Again:
         largest = max(differences.values())
         for output, difference in differences.items():
             if difference > TOLERANCE[stored_dtype(self._encoder.key.fields, output).name]:
-                return largest, f"{name} differs by {largest:.3g} from what its encoder gives now"
+                return largest, f"{name} differs by {largest:.3g} from what its encoder gives now; {_ANEW}"
         return largest, ""
 
     def _encode(self, place: Content) -> dict[str, Values]:
