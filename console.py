@@ -85,9 +85,22 @@ data_options = _options(
 )
 device_options = _options(
     click.option("--gpu", is_flag=True, help="Run on the GPU; an error where there is none. Same as --device cuda."),
-    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+    click.option(
+        "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N, or several GPUs as cuda:0,cuda:1."
+    ),
+    click.option("--compile", is_flag=True, help="Run the encoders through torch.compile; for long jobs on a GPU."),
 )
-keeping_options = _options(
+making_options = _options(
+    click.option(
+        "--precision",
+        type=click.Choice(["auto", "fp32", "bf16"]),
+        help="Of the encoders; auto takes bf16 where it is measured to be faster and as good.  [default: auto]",
+    ),
+    click.option(
+        "--decoder",
+        type=click.Choice(["pillow", "draft", "nvjpeg"]),
+        help="Of pictures: draft reads large JPEGs at reduced size, nvjpeg on the GPU.  [default: pillow]",
+    ),
     click.option(
         "--dtype", type=click.Choice(["float32", "float16"]), help="Of stored pooled vectors.  [default: float32]"
     ),
@@ -127,6 +140,7 @@ def how_to_run(options: Mapping[str, Any]) -> dict[str, Any]:
     device = "cuda" if options.get("gpu") and device == "auto" else device
     return {
         "device": device,
+        "compile": options.get("compile", False),
         "fail_fast": options.get("on_error") == "fail",
         "max_failures": options.get("max_failures"),
         "retry_failed": options.get("retry_failed", False),

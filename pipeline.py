@@ -22,7 +22,7 @@ from console import (
     finish,
     how_to_run,
     json_option,
-    keeping_options,
+    making_options,
     modalities_option,
     parse_age,
     parse_assignments,
@@ -61,7 +61,7 @@ def main() -> None:
 @modalities_option
 @data_options
 @encoder_options
-@keeping_options
+@making_options
 @click.option("--on-error", type=click.Choice(["record", "fail"]), default="record", help="When a sample fails.")
 @click.option("--max-failures", type=int, help="Stop when more samples of a modality than this fail.")
 @click.option("--retry-failed", is_flag=True, help="Try samples again that failed before.")
@@ -294,8 +294,8 @@ def _specs(
     from extract import choose_specs
 
     text = {"model": "text_model", "output": "pooling", "max_length": "max_length"}
-    image = {"model": "image_model", "weights": "image_weights"}
-    kept = {"dtype": "dtype", "tokens": "tokens"}
+    image = {"model": "image_model", "weights": "image_weights", "decoder": "decoder"}
+    kept = {"dtype": "dtype", "tokens": "tokens", "precision": "precision"}
     given = {
         modality: {key: options[name] for key, name in {**names, **kept}.items() if options.get(name) is not None}
         for modality, names in (("text", text), ("image", image))
@@ -354,8 +354,8 @@ def _predict_text(counts: Mapping[str, int], output: Path) -> str:
 def _demo_extract(data: Path, text_model: Path, store: Path, seed: int) -> list[str]:
     from extract import EncoderSpec, Settings, extract, extraction_lines, read_manifest
 
-    text = EncoderSpec("text", str(text_model), random_init=seed)
-    image = EncoderSpec("image", "resnet50", random_init=seed)
+    text = EncoderSpec("text", str(text_model), random_init=seed, precision="auto")
+    image = EncoderSpec("image", "resnet50", random_init=seed, precision="auto")
     manifest = read_manifest(data)
     started = time.perf_counter()
     done = with_bars(lambda bars: extract(manifest, Settings(store, "posts", (text, image)), bars))

@@ -20,7 +20,7 @@ from cache.key import NO_ITEM, EncoderKey, canonical_json, digest, item_key, pac
 from cache.merge import merge_stores
 from cache.plan import Plan, plan_extraction
 from cache.progress import Progress, silent
-from cache.ragged import Ragged, Values, take_items
+from cache.ragged import Ragged, Values, join_items, take_items
 from cache.schema import FAILED, KEY_SCHEMA, MISSING, PRESENT, TOKENS
 from cache.store import EncoderStore, Failure, FeatureStore
 from cache.table import FeatureTable, load, table_of
@@ -68,6 +68,7 @@ __all__ = [
     "finding_lines",
     "is_written",
     "item_key",
+    "join_items",
     "joined_groups",
     "listing",
     "load",

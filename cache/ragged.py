@@ -80,6 +80,17 @@ def take_items(values: Values, rows: np.ndarray) -> Values:
     return values.take(rows) if isinstance(values, Ragged) else values[rows]
 
 
+def join_items(parts: Sequence[Values]) -> Values:
+    """The items of all parts, in order; at least one part."""
+    if len(parts) == 1:
+        return parts[0]
+    ragged = [part for part in parts if isinstance(part, Ragged)]
+    if not ragged:
+        return np.concatenate([part for part in parts if isinstance(part, np.ndarray)])
+    lengths = np.concatenate([part.lengths for part in ragged])
+    return Ragged(np.concatenate([part.values for part in ragged]), offsets_of(lengths))
+
+
 def take_rows(sources: Sequence[Values], source: np.ndarray, row: np.ndarray) -> Values:
     """Items `row[i]` of `sources[source[i]]` in this order."""
     used = np.unique(source)

@@ -19,6 +19,7 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_ORIENTATION = 0x0112
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I")
 
 
@@ -60,11 +61,16 @@ def _decoded(raw: bytes, encoding: str) -> str:
         raise DecodeError(f"starts as {encoding} but is not: {error.reason} at byte {error.start}") from error
 
 
-def decode_image(raw: bytes) -> Image.Image:
+def decode_image(raw: bytes, draft: int | None = None) -> Image.Image:
     """The picture as 8-bit RGB, upright.
 
     EXIF rotation is applied, 16-bit grey is scaled to 8 bits, transparency is laid over white,
     of an animation the first frame is taken.
+
+    Args:
+        raw: the file's bytes.
+        draft: JPEGs may be decoded at a half, a quarter or an eighth of their size, as long as
+            the shorter side keeps so many pixels.
 
     Raises:
         DecodeError: empty, truncated, too large, or no picture at all.
@@ -77,8 +83,11 @@ def decode_image(raw: bytes) -> Image.Image:
             with Image.open(io.BytesIO(raw)) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise DecodeError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS} are refused")
+                if draft is not None:
+                    image.draft(None, (draft, draft))
                 image.load()
-                return _to_rgb(ImageOps.exif_transpose(image))
+                ImageOps.exif_transpose(image, in_place=True)
+        return _to_rgb(image)
     except UnidentifiedImageError as error:
         raise DecodeError("no picture that Pillow knows") from error
     except Image.DecompressionBombError as error:
@@ -87,6 +96,18 @@ def decode_image(raw: bytes) -> Image.Image:
         raise
     except Exception as error:  # on broken files Pillow's decoders raise almost anything
         raise DecodeError(f"broken picture: {error}") from error
+
+
+def is_plain_jpeg(raw: bytes) -> bool:
+    """Whether nvJPEG may decode it as `decode_image` would: a whole JPEG, grey or in colour, upright, no bomb."""
+    if not raw.startswith(b"\xff\xd8\xff") or not raw.rstrip(b"\x00").endswith(b"\xff\xd9"):
+        return False
+    try:
+        with Image.open(io.BytesIO(raw)) as image:
+            upright = image.getexif().get(_ORIENTATION, 1) == 1
+            return upright and image.mode in ("L", "RGB") and image.width * image.height <= MAX_PIXELS
+    except Exception:  # what is wrong with it, decode_image says
+        return False
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

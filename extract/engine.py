@@ -1,36 +1,31 @@
-"""The only extraction loop: decode, encode and write, overlapped, one durable segment a batch."""
+"""The only extraction loop: decode, encode and write, overlapped through bounded queues."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from cache import (
-    TOKENS,
-    Batch,
-    EncoderStore,
-    FeatureWriter,
-    Progress,
-    Ragged,
-    Values,
-    item_key,
-    standing_batches,
-    take_items,
-    write_batches,
-)
-from extract.batching import Budget, fits, plan_batches
+from cache import TOKENS, DeviceError, FeatureWriter, Ragged, Values, item_key, join_items, take_items
+from extract.channel import Channel, Closed
+from extract.clock import Clock
 from extract.decode import DecodeError, ReadError
-from extract.encoders.spec import Encoder, stored_dtype
+from extract.encoders.spec import BrokenInputs, Encoder, stored_dtype
+from extract.planner import Task
 
-DECODERS = 2
-BATCHES_AHEAD = 4
-"""Batches that are decoded before the encoder asks for them; this bounds the memory."""
+DECODED_AT_ONCE = 16
+"""Items that a decoding thread takes at a time."""
+SAVE_EVERY = 0.5
+"""Seconds between two segments, if the encoder is quicker than that: a kill loses little more than them."""
+SAVE_BYTES = 64 * 2**20
+"""Vectors that wait to be written; this and the queues bound the memory."""
 
 
 @dataclass(frozen=True)
@@ -45,97 +40,194 @@ class Broken:
 class Outcome:
     """What became of a batch: items encoded, the reason for each that could not be, items stored by others."""
 
+    modality: str
     encoded: list[bytes] = field(default_factory=list)
     failed: dict[bytes, Broken] = field(default_factory=dict)
     elsewhere: int = 0
 
 
-@dataclass(frozen=True)
-class Work:
-    """What is to be encoded.
+class Machine(Protocol):
+    """What the engine must know of the device; see `extract.runtime.Runtime`."""
 
-    Attributes:
-        contents: by item key, a text or the path of a file.
-        missing: keys of the items that are to be encoded.
-        refused: keys of items that are known to be broken. They are only touched where they
-            stand in a batch that was planned before it was known.
+    @property
+    def replicas(self) -> int:
+        """Threads that encode at the same time, each a batch of its own."""
+
+    @property
+    def decoders(self) -> int:
+        """Threads that decode."""
+
+    def replica(self) -> contextlib.AbstractContextManager[None]:
+        """Makes the calling thread one that encodes."""
+
+    def out_of_memory(self, error: Exception) -> bool:
+        """Whether a smaller batch may succeed where this error was raised."""
+
+
+@dataclass
+class Station:
+    """Where the batches of one modality are encoded and written.
+
+    `limit` is the largest padded cost that the device's memory has been seen to hold.
     """
 
-    contents: Mapping[bytes, str | Path]
-    missing: Sequence[bytes]
-    refused: Sequence[bytes] = ()
+    encoder: Encoder
+    writer: FeatureWriter
+    limit: int | None = None
 
 
-def encode_items(
-    encoder: Encoder, work: Work, store: EncoderStore, writer: FeatureWriter, budget: Budget, progress: Progress
-) -> Iterator[Outcome]:
-    """Encodes items and stores their vectors; yields the outcome of each batch once it is durable.
+_Inputs = list[np.ndarray | Broken]
+_Encoded = tuple[Task, _Inputs, dict[str, Values]]
 
-    Batches are written down before they are encoded, and a later run keeps to them: on the same
-    machine it gets the same bits. A broken item keeps its place in the batch as a blank input
-    whose output is dropped, so that the others get the very vectors that they get beside a
-    sound one.
+
+class Crew:
+    """Threads that take batches through decoding, encoding and writing.
+
+    One feeds, `decoders` decode, `replicas` encode, one writes. A broken item keeps its place in
+    the batch as a blank input whose output is dropped, so that the others get the very vectors
+    that they get beside a sound one.
 
     Args:
-        encoder: on its device.
-        work: what is to be encoded.
-        store: the encoder's part of the store, which keeps the plan.
-        writer: of this store.
-        budget: limits of a batch.
-        progress: told after each batch.
+        stations: by modality.
+        machine: how many threads, and what each of them has to do first.
+        clock: told what each stage takes.
     """
-    lights, batches = _planned(encoder, work, store, budget)
-    total = sum(map(len, batches))
-    done = 0
-    with ThreadPoolExecutor(DECODERS) as decoders, ThreadPoolExecutor(1) as disk:
-        written: Future[Outcome] | None = None
-        for planned, batch, decoded in _decoded_ahead(encoder, lights, batches, writer, decoders):
-            done += planned
-            if not batch:
-                progress(encoder.key.modality, done, total)
-                yield Outcome(elsewhere=planned)
-                continue
-            vectors = encoder.encode([encoder.blank() if isinstance(one, Broken) else one for one in decoded])
-            if written is not None:
-                yield written.result()
-            written = disk.submit(_store, encoder, writer, batch, decoded, vectors, planned - len(batch))
-            progress(encoder.key.modality, done, total)
-        if written is not None:
-            yield written.result()
 
+    def __init__(self, stations: Mapping[str, Station], machine: Machine, clock: Clock) -> None:
+        self._stations = stations
+        self._machine = machine
+        self._clock = clock
+        self._ready: Channel[tuple[Task, list[Future[_Inputs]]]] = Channel(machine.replicas + 2)
+        self._encoded: Channel[_Encoded] = Channel(machine.replicas)
+        self._outcomes: Channel[Outcome] = Channel(2**31)
+        self._error: BaseException | None = None
+        self._encoding = machine.replicas
+        self._lock = threading.Lock()
 
-def _planned(encoder: Encoder, work: Work, store: EncoderStore, budget: Budget) -> tuple[dict[bytes, Any], list[Batch]]:
-    """Light forms of all items, and the batches in which they are encoded."""
-    standing = standing_batches(store.folder, work.missing, work.refused)
-    items = sorted({*work.missing, *(item for batch in standing for item in batch)})
-    lights, costs = encoder.prepare([work.contents[item] for item in items])
-    cost = dict(zip(items, costs, strict=True))
-    standing = [batch for batch in standing if fits([cost[item] for item in batch], budget)]
-    left = sorted(set(work.missing).difference(item for batch in standing for item in batch))
-    fresh = [[left[number] for number in batch] for batch in plan_batches([cost[item] for item in left], budget)]
-    if fresh and not write_batches(store.folder, fresh):
-        standing, fresh = fresh, standing  # another process has planned the very same in this moment
-    # Who planned a batch goes forward, who found it backward: two at work meet in the middle.
-    return dict(zip(items, lights, strict=True)), [*reversed(standing), *fresh]
+    def run(self, tasks: Iterable[Task]) -> Generator[Outcome, None, None]:
+        """Yields the outcome of each batch once it is durable.
 
+        Whenever it ends, by an error or because nobody asks for more, what was encoded is written.
+        """
+        works: list[Callable[[], None]] = [lambda: self._feed(tasks), self._write]
+        works += [self._encode] * self._machine.replicas
+        threads = [threading.Thread(target=self._guarded, args=(work,), daemon=True) for work in works]
+        for thread in threads:
+            thread.start()
+        try:
+            while True:
+                yield self._outcomes.get()
+        except Closed:
+            pass
+        finally:
+            self._ready.close(discard=True)
+            for thread in threads:
+                thread.join()
+        if self._error is not None:
+            raise self._error
 
-def _decoded_ahead(
-    encoder: Encoder,
-    lights: Mapping[bytes, Any],
-    batches: Sequence[Batch],
-    writer: FeatureWriter,
-    pool: ThreadPoolExecutor,
-) -> Iterator[tuple[int, Batch, list[np.ndarray | Broken]]]:
-    """Of each batch its planned size, the items that it still needs, and their inputs or what is wrong with them."""
-    waiting: deque[tuple[int, Batch, list[Future[np.ndarray | Broken]]]] = deque()
-    for batch in batches:
-        lacking = writer.lacking(batch)
-        waiting.append((len(batch), lacking, [pool.submit(_decode, encoder, item, lights[item]) for item in lacking]))
-        if len(waiting) > BATCHES_AHEAD:
-            planned, first, futures = waiting.popleft()
-            yield planned, first, [future.result() for future in futures]
-    for planned, first, futures in waiting:
-        yield planned, first, [future.result() for future in futures]
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Closed:
+            pass
+        except BaseException as error:  # raised again where the outcomes are read
+            self._error = self._error or error
+            self._ready.close(discard=True)
+            if work == self._write:
+                self._encoded.close(discard=True)
+                self._outcomes.close()
+
+    def _feed(self, tasks: Iterable[Task]) -> None:
+        with ThreadPoolExecutor(self._machine.decoders) as pool:
+            try:
+                for task in tasks:
+                    numbers = range(0, len(task.items), DECODED_AT_ONCE)
+                    futures = [pool.submit(self._decode, task, number) for number in numbers]
+                    self._ready.put((task, futures))
+            finally:
+                self._ready.close()
+
+    def _decode(self, task: Task, start: int) -> _Inputs:
+        encoder = self._stations[task.modality].encoder
+        chosen = slice(start, start + DECODED_AT_ONCE)
+        with self._clock.measure(f"{task.modality}: decode"):
+            return [_decode(encoder, *one) for one in zip(task.items[chosen], task.lights[chosen], strict=True)]
+
+    def _encode(self) -> None:
+        try:
+            with self._machine.replica():
+                while True:
+                    with self._clock.measure("wait for input"):
+                        task, futures = self._ready.get()
+                        inputs = [one for future in futures for one in future.result()]
+                    vectors = self._vectors(task, inputs) if inputs else {}
+                    with self._clock.measure("wait for the disk"):
+                        self._encoded.put((task, inputs, vectors))
+        finally:
+            with self._lock:
+                self._encoding -= 1
+                if not self._encoding:
+                    self._encoded.close()
+
+    def _vectors(self, task: Task, inputs: _Inputs) -> dict[str, Values]:
+        """The vectors of a batch, in as many parts as the memory demands."""
+        station = self._stations[task.modality]
+        while True:
+            size = len(inputs) if station.limit is None else max(1, station.limit // max(1, task.cost))
+            sound = [station.encoder.blank() if isinstance(one, Broken) else one for one in inputs]
+            try:
+                with self._clock.measure(f"{task.modality}: encode"):
+                    parts = [station.encoder.encode(sound[at : at + size]) for at in range(0, len(sound), size)]
+                return {name: join_items([part[name] for part in parts]) for name in parts[0]}
+            except BrokenInputs as error:
+                for one in error.inputs:
+                    place = next(at for at, value in enumerate(sound) if value is one)
+                    inputs[place] = Broken(error.reason)
+            except Exception as error:
+                if not self._machine.out_of_memory(error):
+                    raise
+                size = min(size, len(inputs))
+                if size == 1:
+                    raise DeviceError(
+                        f"the device's memory does not hold a single {task.modality} input: {error}"
+                    ) from error
+                station.limit = size * task.cost // 2
+
+    def _write(self) -> None:
+        waiting: list[_Encoded] = []
+        saved = time.monotonic()
+        ended = False
+        try:
+            while not ended:
+                try:
+                    found = self._encoded.get_until(saved + SAVE_EVERY) if waiting else self._encoded.get()
+                    if found is not None:
+                        waiting.append(found)
+                except Closed:
+                    ended = True
+                late = time.monotonic() >= saved + SAVE_EVERY
+                if waiting and (ended or late or sum(map(_bytes, waiting)) >= SAVE_BYTES):
+                    with self._clock.measure("write"):
+                        outcomes = self._save(waiting)
+                    waiting, saved = [], time.monotonic()
+                    for outcome in outcomes:
+                        self._outcomes.put(outcome)
+        finally:
+            self._outcomes.close()
+
+    def _save(self, waiting: Sequence[_Encoded]) -> list[Outcome]:
+        """One durable segment a modality."""
+        outcomes: list[Outcome] = []
+        for modality in dict.fromkeys(task.modality for task, _, _ in waiting):
+            station = self._stations[modality]
+            checked = [_checked(station.encoder, *one) for one in waiting if one[0].modality == modality]
+            outcomes += [outcome for outcome, _ in checked]
+            full = [(outcome.encoded, outputs) for outcome, outputs in checked if outcome.encoded]
+            if full:
+                joined = {name: join_items([outputs[name] for _, outputs in full]) for name in full[0][1]}
+                station.writer.write([item for encoded, _ in full for item in encoded], joined)
+        return outcomes
 
 
 def _decode(encoder: Encoder, item: bytes, light: Any) -> np.ndarray | Broken:
@@ -155,25 +247,26 @@ def _read(item: bytes, path: Path) -> bytes:
     return raw
 
 
-def _store(
-    encoder: Encoder,
-    writer: FeatureWriter,
-    items: Batch,
-    decoded: Sequence[np.ndarray | Broken],
-    vectors: Mapping[str, Values],
-    elsewhere: int,
-) -> Outcome:
-    outcome = Outcome(elsewhere=elsewhere)
-    outcome.failed = {item: one for item, one in zip(items, decoded, strict=True) if isinstance(one, Broken)}
+def _bytes(encoded: _Encoded) -> int:
+    return sum((one.values if isinstance(one, Ragged) else one).nbytes for one in encoded[2].values())
+
+
+def _checked(
+    encoder: Encoder, task: Task, inputs: _Inputs, vectors: Mapping[str, Values]
+) -> tuple[Outcome, dict[str, Values]]:
+    """What became of a batch, and the vectors of its sound items in the type in which they are stored."""
+    outcome = Outcome(task.modality, elsewhere=task.elsewhere)
+    outcome.failed = {item: one for item, one in zip(task.items, inputs, strict=True) if isinstance(one, Broken)}
     outputs = {}
     for name, values in vectors.items():
         outputs[name], wrong = _cast(values, stored_dtype(encoder.key.fields, name), name)
         for number, broken in wrong.items():
-            outcome.failed.setdefault(items[number], broken)
-    outcome.encoded = [item for item in items if item not in outcome.failed]
-    kept = np.array([number for number, item in enumerate(items) if item not in outcome.failed], dtype=np.int64)
-    writer.write(outcome.encoded, {name: take_items(values, kept) for name, values in outputs.items()})
-    return outcome
+            outcome.failed.setdefault(task.items[number], broken)
+    outcome.encoded = [item for item in task.items if item not in outcome.failed]
+    if len(outcome.encoded) == len(task.items):
+        return outcome, outputs
+    kept = np.array([number for number, item in enumerate(task.items) if item not in outcome.failed], dtype=np.int64)
+    return outcome, {name: take_items(values, kept) for name, values in outputs.items()}
 
 
 def _cast(values: Values, dtype: np.dtype, name: str) -> tuple[Values, dict[int, Broken]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,11 +16,9 @@ from cache import (
     FAILED,
     MISSING,
     NO_ITEM,
-    TOKENS,
     Block,
     CacheIncomplete,
     DataError,
-    EncoderKey,
     EncoderStore,
     Failure,
     FeatureStore,
@@ -28,7 +27,6 @@ from cache import (
     Plan,
     Progress,
     StoreError,
-    UsageError,
     View,
     listing,
     pack_items,
@@ -36,13 +34,15 @@ from cache import (
     plan_extraction,
     silent,
 )
+from extract.chosen import Chooser, Chosen
+from extract.clock import Clock
 from extract.contents import Contents, read_contents
-from extract.encoders import build_encoder
-from extract.encoders.memo import recall, remember
-from extract.encoders.spec import OUTPUTS, Encoder, EncoderSpec, outputs_of, without_tokens
-from extract.engine import Broken, Work, encode_items
+from extract.encoders.spec import OUTPUTS, EncoderSpec, outputs_of
+from extract.engine import Broken, Outcome
 from extract.manifest import Manifest
+from extract.planner import Lane, Work
 from extract.wanted import announce, publish, wanted_view
+from extract.workers import Order, encode_all, encode_all_in_processes
 
 if TYPE_CHECKING:
     from extract.runtime import Runtime
@@ -56,7 +56,8 @@ class Settings:
         store: folder of the feature store.
         name: of the data set in the store.
         specs: one encoder a modality, in the order of the columns.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N`, or several GPUs as `cuda:0,cuda:1`.
+        compile: run the encoders through `torch.compile`; for GPUs.
         expected: encoder key digests that the encoders must have; for features that a trained
             head is to read.
         keep: whether the view is written to the store.
@@ -69,6 +70,7 @@ class Settings:
     name: str
     specs: tuple[EncoderSpec, ...]
     device: str = "auto"
+    compile: bool = False
     expected: Mapping[str, str] = field(default_factory=dict)
     keep: bool = True
     fail_fast: bool = False
@@ -81,8 +83,9 @@ class Extraction:
     """What was done.
 
     `encoded` and `reused` count unique items over all modalities, `failed` and `missing`
-    samples by modality. `encode_seconds` runs from the first sample read to the last segment
-    durable, without the time in which models were loaded.
+    samples by modality; `precision` holds by modality what was computed in, and why.
+    `encode_seconds` runs from the first sample read to the last segment durable, without the time
+    in which models were loaded; `stage_seconds` tells what each stage took, summed over its threads.
     """
 
     view: View
@@ -94,8 +97,10 @@ class Extraction:
     missing: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    precision: dict[str, tuple[str, str]] = field(default_factory=dict)
     device: str = ""
     encode_seconds: float = 0.0
+    stage_seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def failed_ids(self) -> list[str]:
@@ -103,7 +108,15 @@ class Extraction:
         return sorted({failure.id for failures in self.failures.values() for failure in failures})
 
 
-_Chosen = tuple[EncoderSpec, EncoderKey, Encoder | None]
+@dataclass
+class _Part:
+    """One modality of an extraction. `failed` is added to while it is encoded."""
+
+    chosen: Chosen
+    contents: Contents
+    store: EncoderStore
+    plan: Plan
+    failed: dict[bytes, Broken]
 
 
 def extract(manifest: Manifest, settings: Settings, progress: Progress = silent) -> Extraction:
@@ -128,12 +141,15 @@ class _Stage:
         self._settings = settings
         self._progress = progress
         self._store = FeatureStore(settings.store)
-        self._runtime: Runtime | None = None
+        self._runtimes: list[Runtime] = []
+        self._clock = Clock()
+        self._chooser = Chooser(self._store, settings.name, settings.expected, manifest.samples, self._device, progress)
         self._done = Extraction(View(settings.name, {}, {}), samples=len(manifest.samples))
 
     def run(self) -> Extraction:
-        """Loads or recalls the encoders, encodes one modality after the other, writes the view."""
-        lacking = [spec.modality for spec in self._settings.specs if spec.modality not in self._manifest.modalities]
+        """Loads or recalls the encoders, encodes all modalities side by side, writes the view."""
+        specs = self._settings.specs
+        lacking = [spec.modality for spec in specs if spec.modality not in self._manifest.modalities]
         if lacking:
             raise DataError(
                 f"{self._manifest.path} has no {listing(lacking)}; it has {listing(self._manifest.modalities)}: "
@@ -142,54 +158,57 @@ class _Stage:
         if self._settings.device not in ("auto", "cpu"):
             self._device()  # a GPU that is asked for must be there, whether or not anything is to encode
         # All keys first: a wrong model name must not come to light after hours of the other modality.
-        encoders = [self._key(spec) for spec in self._settings.specs]
-        hashed = [self._hash(spec.modality) for spec, _, _ in encoders]
-        wanted = [_wanted(spec, key, one) for (spec, key, _), one in zip(encoders, hashed, strict=True)]
+        chosen = {spec.modality: self._chooser.choose(spec) for spec in specs}
+        contents = self._read(list(chosen))
+        wanted = [_wanted(chosen[name], contents[name]) for name in chosen]
         view = wanted_view(self._settings.name, self._manifest, wanted)
         if self._settings.keep:
             self._done.warnings += announce(self._store, view)
-        blocks = {
-            spec.modality: self._block(spec, key, encoder, one, view.blocks[spec.modality])
-            for (spec, key, encoder), one in zip(encoders, hashed, strict=True)
-        }
-        self._done.view = replace(view, blocks=blocks)
+        parts = {name: self._part(one, contents[name]) for name, one in chosen.items()}
+        self._encode([part for part in parts.values() if part.plan.missing])
+        self._done.view = replace(view, blocks={name: self._block(one, view) for name, one in parts.items()})
         if self._settings.keep:
             publish(self._store, self._done.view)
+        self._done.stage_seconds = self._clock.seconds()
         return self._done
 
     def _device(self) -> Runtime:
-        if self._runtime is None:
-            from extract.runtime import choose_runtime
+        if not self._runtimes:
+            from extract.runtime import choose_runtimes
 
-            self._runtime = choose_runtime(self._settings.device)
-            self._done.device = self._runtime.name
-        return self._runtime
+            self._runtimes = choose_runtimes(self._settings.device, self._settings.compile)
+            self._done.device = ", ".join(runtime.name for runtime in self._runtimes)
+        return self._runtimes[0]
 
-    def _hash(self, modality: str) -> Contents:
+    def _read(self, modalities: Sequence[str]) -> dict[str, Contents]:
         started = time.perf_counter()
-        contents = read_contents(self._manifest.samples, modality, self._progress)
+        with self._clock.measure("read and hash"):
+            contents = read_contents(self._manifest.samples, modalities, self._progress)
         self._done.encode_seconds += time.perf_counter() - started
-        self._done.missing[modality] = int((contents.state == MISSING).sum())
+        for name, one in contents.items():
+            self._done.missing[name] = int((one.state == MISSING).sum())
         return contents
 
-    def _block(
-        self, spec: EncoderSpec, key: EncoderKey, encoder: Encoder | None, hashed: Contents, wanted: Block
-    ) -> Block:
-        """Makes sure that every item of one modality is stored, as far as it can be encoded."""
-        store = self._store.encoder(key.digest)
-        store.create(key)
-        for path in store.set_aside_damaged(hashed.places.keys()):
+    def _part(self, chosen: Chosen, contents: Contents) -> _Part:
+        """What the store has of one modality, and what it lacks."""
+        store = self._store.encoder(chosen.key.digest)
+        store.create(chosen.key)
+        for path in store.set_aside_damaged(contents.places.keys()):
             self._done.warnings.append(f"{path} was damaged and set aside; its items are encoded again")
         known = self._known_bad(store)
-        plan = plan_extraction(hashed.places, store.items(), known)
-        self._done.reasons[spec.modality] = plan.reason
+        plan = plan_extraction(contents.places, store.items(), known)
+        modality = chosen.spec.modality
+        self._done.reasons[modality] = plan.reason
+        self._done.precision[modality] = (chosen.spec.precision, chosen.why)
         self._done.reused += plan.reused
-        failed = {item: known[item] for item in plan.refused}
-        if plan.missing:
-            failed.update(self._encode(spec, encoder, store, plan, hashed))
-        self._note_failures(spec.modality, store, hashed, failed)  # `wanted` shares the states that it sets
+        return _Part(chosen, contents, store, plan, {item: known[item] for item in plan.refused})
+
+    def _block(self, part: _Part, view: View) -> Block:
+        """The rows of one modality's samples."""
+        modality = part.chosen.spec.modality
+        self._note_failures(modality, part.store, part.contents, part.failed)  # the view shares the states that it sets
         try:
-            return placed(store, wanted)[0]
+            return placed(part.store, view.blocks[modality])[0]
         except CacheIncomplete as error:
             raise StoreError(
                 f"{error}: another process removed them while they were in use, such as `cache gc`"
@@ -218,80 +237,53 @@ class _Stage:
         self._check_failures(failures)
         store.record_failures(failures, resolved=[item for item in hashed.places if item not in failed])
 
-    def _key(self, spec: EncoderSpec) -> _Chosen:
-        """The encoder's key; the encoder itself only if it had to be loaded to know the key."""
-        encoder = None
-        key = recall(self._settings.store, spec)
-        if key is None:
-            encoder = self._load(spec)
-            key = encoder.key
-        asked, loaded = spec, encoder
-        if not spec.tokens and (larger := self._with_tokens(key)):
-            spec, key, encoder = replace(spec, tokens=True), larger, None
-        widths = outputs_of(key.fields)
-        if spec.output is not None and spec.output not in widths:
-            raise UsageError(
-                f"the {spec.modality} encoder has no output {spec.output!r}; it has {listing(list(widths))}"
-            )
-        expected = self._settings.expected.get(spec.modality, key.digest)
-        if key.digest != expected:
+    def _encode(self, parts: Sequence[_Part]) -> None:
+        """Encodes what the parts lack, and notes what is wrong with items that failed."""
+        if not parts:
+            return
+        lanes = [self._lane(part) for part in parts]
+        by_modality = {part.chosen.spec.modality: part for part in parts}
+        started = time.perf_counter()
+        with contextlib.closing(self._outcomes(parts, lanes)) as outcomes:
+            for outcome in outcomes:
+                part = by_modality[outcome.modality]
+                self._done.encoded += len(outcome.encoded)
+                self._done.reused += outcome.elsewhere
+                part.failed.update(outcome.failed)
+                if outcome.failed:
+                    names = self._names(part.contents, part.failed)
+                    self._check_failures([Failure(names[item], one.reason, None) for item, one in part.failed.items()])
+        with self._clock.measure("merge segments"):
+            for part in parts:
+                self._consolidate(part)
+        self._done.truncated += sum(lane.encoder.truncated for lane in lanes)
+        self._done.encode_seconds += time.perf_counter() - started
+
+    def _outcomes(self, parts: Sequence[_Part], lanes: Sequence[Lane]) -> Generator[Outcome, None, None]:
+        if len(self._runtimes) == 1:
+            return encode_all(lanes, self._runtimes[0], self._clock, self._progress)
+        encoders = {part.chosen.spec.modality: (part.chosen.spec, part.chosen.key.digest) for part in parts}
+        devices = [name.strip() for name in self._settings.device.split(",")]
+        orders = [Order(self._settings.store, encoders, name, self._settings.compile) for name in devices]
+        return encode_all_in_processes(lanes, orders, self._clock, self._progress)
+
+    def _lane(self, part: _Part) -> Lane:
+        spec, key = part.chosen.spec, part.chosen.key
+        encoder = part.chosen.encoder or self._chooser.load(spec)
+        if encoder.key.digest != key.digest:
             raise ModelError(
-                f"the run was trained on {spec.modality} features of the encoder {expected}, but {spec.model} is now "
-                f"{key.digest}: other weights, tokenizer or preprocessing. Give the model of the run by "
-                f"--{spec.modality}-model, or train a new run on features of this one"
-            )
-        if loaded is not None:
-            self._store.encoder(key.digest).create(key)
-            remember(self._settings.store, asked, loaded)
-        return spec, key, encoder
-
-    def _with_tokens(self, key: EncoderKey) -> EncoderKey | None:
-        """The same encoder with tokens kept, if the store has it and not the plain one: it serves as well."""
-        if self._store.encoder(key.digest).folder.exists() or self._settings.expected:
-            return None
-        for store in self._store.encoders():
-            try:
-                found = store.key()
-            except StoreError:  # damaged, or of a newer version: not to be used here, and named by `cache verify`
-                continue
-            if TOKENS in found.fields and without_tokens(found.fields) == key.fields:
-                return found
-        return None
-
-    def _load(self, spec: EncoderSpec) -> Encoder:
-        self._progress(f"load {spec.modality} model {spec.model}", 0, 1)
-        encoder = build_encoder(spec, self._device())
-        self._progress(f"load {spec.modality} model {spec.model}", 1, 1)
-        return encoder
-
-    def _encode(
-        self, spec: EncoderSpec, encoder: Encoder | None, store: EncoderStore, plan: Plan, hashed: Contents
-    ) -> dict[bytes, Broken]:
-        """Encodes the plan's items and returns what is wrong with those that failed."""
-        encoder = encoder or self._load(spec)
-        if encoder.key.digest != store.digest:
-            raise ModelError(
-                f"{spec.model} changed while it was in use: its key was {store.digest} and is {encoder.key.digest} "
-                "now; run the same command again"
+                f"{spec.model} changed while it was in use: its key was {key.digest} and is {encoder.key.digest} now; "
+                "run the same command again"
             )
         runtime = self._device()
-        self._warn_of_mixing(store, runtime)
-        started = time.perf_counter()
-        writer = FeatureWriter(store, list(outputs_of(encoder.key.fields)), runtime.record())
-        work = Work(hashed.places, plan.missing, plan.refused)
-        failed: dict[bytes, Broken] = {}
-        for outcome in encode_items(encoder, work, store, writer, runtime.budget(spec.modality), self._progress):
-            self._done.encoded += len(outcome.encoded)
-            self._done.reused += outcome.elsewhere
-            failed.update(outcome.failed)
-            if outcome.failed:
-                names = self._names(hashed, failed)
-                self._check_failures([Failure(names[item], one.reason, None) for item, one in failed.items()])
-        for path in store.consolidate([item for item in hashed.items if item != NO_ITEM]):
+        self._warn_of_mixing(part.store, runtime)
+        writer = FeatureWriter(part.store, list(outputs_of(key.fields)), runtime.record())
+        work = Work(part.contents.places, part.plan.missing, part.plan.refused)
+        return Lane(encoder, work, part.store, writer, runtime.budget(spec.modality))
+
+    def _consolidate(self, part: _Part) -> None:
+        for path in part.store.consolidate([item for item in part.contents.items if item != NO_ITEM]):
             self._done.warnings.append(f"{path} was damaged and set aside; other data sets may need extract again")
-        self._done.truncated += encoder.truncated
-        self._done.encode_seconds += time.perf_counter() - started
-        return failed
 
     def _names(self, hashed: Contents, items: Collection[bytes]) -> dict[bytes, str]:
         pairs = zip(hashed.items, self._manifest.samples, strict=True)
@@ -318,8 +310,9 @@ class _Stage:
             )
 
 
-def _wanted(spec: EncoderSpec, key: EncoderKey, contents: Contents) -> Block:
+def _wanted(chosen: Chosen, contents: Contents) -> Block:
     """The block as it will be, but for the rows."""
+    spec, key = chosen.spec, chosen.key
     output = spec.output or OUTPUTS[spec.modality][0]
     row = np.full(len(contents.items), -1, dtype=np.int64)
     arrays = {"items": pack_items(contents.items), "state": contents.state, "row": row}

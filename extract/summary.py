@@ -31,6 +31,8 @@ def extraction_result(done: Extraction, store: Path, read_seconds: float, second
         "seconds": round(seconds, 3),
         "encode_seconds": round(read_seconds + done.encode_seconds, 3),
         "device": done.device,
+        "precision": {name: precision for name, (precision, _) in done.precision.items()},
+        "stage_seconds": {name: round(one, 3) for name, one in sorted(done.stage_seconds.items())},
         "encoders": {name: block.encoder for name, block in done.view.blocks.items()},
     }
 
@@ -42,7 +44,10 @@ def extraction_lines(manifest: Manifest, done: Extraction, store: Path, seconds:
     lines.append(f"  labels: {_labels(manifest)}")
     for name, block in done.view.blocks.items():
         state = f"{done.missing[name]} missing, {len(done.failures[name])} failed"
+        precision, why = done.precision[name]
         lines.append(f"  {name}: {block.dim} columns ({block.output}), {done.reasons[name]}; {state}")
+        if done.encoded and why:
+            lines.append(f"    {precision}: {why}")
     if done.truncated:
         lines.append(f"  {done.truncated} texts were cut to the model's longest input")
     lines += [f"warning: {warning}" for warning in done.warnings]

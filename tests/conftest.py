@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is importe
 ROOT = Path(__file__).resolve().parent.parent
 WORDS = {"good": ["love", "great", "sweet", "best"], "bad": ["hate", "awful", "worst", "sad"]}
 COLOURS = {"good": (240, 200, 60), "bad": (40, 60, 90)}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def full_precision() -> Iterator[None]:
+    """Where the precision is left open it is fp32: on models this small a measurement is a throw of dice."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("extract.precision.FASTER", float("inf"))
+        yield
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cache import KEY_SCHEMA, TOKENS, EncoderKey, ModelError, Ragged, Values, listing
-from extract.decode import MAX_PIXELS, DecodeError, decode_image
-from extract.encoders.spec import EncoderSpec, storage
-from extract.encoders.weights import to_device, weights_digest
+from cache import KEY_SCHEMA, TOKENS, DeviceError, EncoderKey, ModelError, Ragged, Values, listing
+from extract.decode import MAX_PIXELS, DecodeError, decode_image, is_plain_jpeg
+from extract.encoders.kernels import fold_batch_norms, fuse_convolutions, fuse_linears
+from extract.encoders.spec import COMPUTE, BrokenInputs, EncoderSpec, storage
+from extract.encoders.weights import compute_dtype, weights_digest
 from extract.runtime import Runtime
 
 
@@ -31,11 +32,11 @@ class Preset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def fields(self) -> dict[str, Any]:
+    def fields(self, decoder: str) -> dict[str, Any]:
         """Every operation on the picture, as the encoder key lists them."""
         return {
-            "decoder": "pillow",
-            "draft": False,
+            "decoder": "nvjpeg, resized on the GPU; else pillow" if decoder == "nvjpeg" else "pillow",
+            "draft": decoder == "draft",
             "exif": "transposed",
             "colour": "RGB",
             "transparency": "white",
@@ -60,11 +61,14 @@ class ImageEncoder:
     def __init__(self, spec: EncoderSpec, runtime: Runtime) -> None:
         backbone, layer, width, self._preset, self.files = _load(spec)
         self._runtime = runtime
-        # Pictures arrive with their channels last, and convolutions are faster on that layout.
-        self._backbone = to_device(backbone, runtime).to(memory_format=torch.channels_last)
-        self._mean = torch.tensor(self._preset.mean, device=runtime.device).view(1, 3, 1, 1)
-        self._std = torch.tensor(self._preset.std, device=runtime.device).view(1, 3, 1, 1)
-        self._grid = _Grid(self._backbone, spec.model, width, self._preset.crop) if spec.tokens else None
+        self._nvjpeg = spec.decoder == "nvjpeg"
+        if self._nvjpeg and runtime.device.type != "cuda":
+            raise DeviceError("nvJPEG decodes on an NVIDIA GPU only; give --gpu, or leave out --decoder nvjpeg")
+        self._draft = self._preset.resize if spec.decoder == "draft" else None
+        dtype = compute_dtype(spec.precision)
+        backbone.eval().requires_grad_(False)
+        grid = grid_layer(backbone, spec.model, width, self._preset.crop) if spec.tokens else ""
+        self._tokens = spec.tokens
         self.truncated = 0
         self.key = EncoderKey(
             {
@@ -72,21 +76,27 @@ class ImageEncoder:
                 "modality": "image",
                 "architecture": f"torchvision/{spec.model}",
                 "weights": weights_digest(backbone),
-                "preprocessing": self._preset.fields(),
+                "preprocessing": self._preset.fields(spec.decoder),
                 "layer": f"input of {layer}, pooled",
-                "compute": "float32",
-                **storage(spec, {"pool": width}, self._grid.layer if self._grid else ""),
+                "compute": COMPUTE[spec.precision],
+                **storage(spec, {"pool": width}, grid),
             },
             name=spec.model,
         )
+        self._network = _fastest(backbone, grid, runtime, dtype, self._preset.crop)
+        self._dtype = dtype
+        self._mean = torch.tensor(self._preset.mean, device=runtime.device).view(1, 3, 1, 1)
+        self._std = torch.tensor(self._preset.std, device=runtime.device).view(1, 3, 1, 1)
 
     def prepare(self, contents: Sequence[str | Path]) -> tuple[list[str | Path], list[int]]:
         """The paths as they are; each picture costs 1."""
         return list(contents), [1] * len(contents)
 
     def decode(self, light: bytes) -> np.ndarray:
-        """The picture as the network takes it, from the bytes of its file."""
-        return preprocess(decode_image(light), self._preset)
+        """The picture as the network takes it, from the bytes of its file; the bytes themselves for nvJPEG."""
+        if self._nvjpeg and is_plain_jpeg(light):
+            return np.frombuffer(light, dtype=np.uint8)
+        return preprocess(decode_image(light, self._draft), self._preset)
 
     def blank(self) -> np.ndarray:
         """A black picture."""
@@ -94,48 +104,99 @@ class ImageEncoder:
 
     def encode(self, batch: Sequence[np.ndarray]) -> dict[str, Values]:
         """`pool` of each picture, float32 of shape `(len(batch), D)`; `tokens` if asked for."""
-        pixels = torch.from_numpy(np.stack(batch)).to(self._runtime.device)
-        # TF32 would round a GPU's convolutions to 10 bits: other vectors under the same key.
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
+            pixels = self._on_device(self._decoded(batch))
+            # TF32 would round a GPU's convolutions to 10 bits: other vectors under the same key.
             scaled = pixels.permute(0, 3, 1, 2).to(torch.float32) / 255
-            features = self._backbone((scaled - self._mean) / self._std)
-            pooled = features.flatten(1).cpu().numpy()
-        return {"pool": pooled, TOKENS: self._grid.take()} if self._grid else {"pool": pooled}
+            found = self._network(((scaled - self._mean) / self._std).to(self._dtype))
+            outputs: dict[str, Values] = {"pool": found["pool"].flatten(1)[: len(batch)].float().cpu().numpy()}
+            if self._tokens:
+                grid = found[TOKENS][: len(batch)].float()
+                states = (grid.flatten(2).transpose(1, 2) if grid.ndim == 4 else grid).cpu().numpy()
+                outputs[TOKENS] = Ragged.of(list(states))
+        return outputs
+
+    def _on_device(self, batch: Sequence[np.ndarray | torch.Tensor]) -> torch.Tensor:
+        """`uint8 (B, crop, crop, 3)`; B is the full batch's where a compiled network wants one shape."""
+        size = self._runtime.budget("image").items if self._runtime.compile else len(batch)
+        pinned = self._runtime.device.type == "cuda"
+        stack = torch.zeros((max(size, len(batch)), *self.blank().shape), dtype=torch.uint8, pin_memory=pinned)
+        for place, one in enumerate(batch):
+            if isinstance(one, np.ndarray):
+                stack.numpy()[place] = one
+        moved = stack.to(self._runtime.device, non_blocking=True)
+        for place, one in enumerate(batch):
+            if isinstance(one, torch.Tensor):
+                moved[place] = one
+        return moved
+
+    def _decoded(self, batch: Sequence[np.ndarray]) -> list[np.ndarray | torch.Tensor]:
+        """The batch, in which the bytes of JPEGs became pictures on the GPU: `uint8 (crop, crop, 3)`."""
+        pictures: list[np.ndarray | torch.Tensor] = list(batch)
+        places = [place for place, one in enumerate(batch) if one.ndim == 1]
+        if places:
+            for place, one in zip(places, self._by_nvjpeg([batch[place] for place in places]), strict=True):
+                pictures[place] = one
+        return pictures
+
+    def _by_nvjpeg(self, files: Sequence[np.ndarray]) -> list[np.ndarray | torch.Tensor]:
+        from torchvision.io import ImageReadMode, decode_jpeg
+
+        raw = [torch.from_numpy(file.copy()) for file in files]
+        try:
+            decoded = decode_jpeg(raw, mode=ImageReadMode.RGB, device=self._runtime.device)
+        except RuntimeError:  # one that nvJPEG cannot decode fails them all: each goes to Pillow, which says why
+            return [self._by_pillow(file) for file in files]
+        return [resize_on_device(one, self._preset) for one in decoded]
+
+    def _by_pillow(self, file: np.ndarray) -> np.ndarray:
+        try:
+            return preprocess(decode_image(file.tobytes()), self._preset)
+        except DecodeError as error:
+            raise BrokenInputs([file], str(error)) from error
 
 
-class _Grid:
-    """Keeps the last feature map that a network's top-level parts give: `width` channels at several places."""
+def _fastest(
+    backbone: nn.Module, grid: str, runtime: Runtime, dtype: torch.dtype, crop: int
+) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
+    """The network as a graph that gives `pool`, and `tokens` where a layer is named for them."""
+    from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-    def __init__(self, network: nn.Module, model: str, width: int, crop: int) -> None:
-        self._last: torch.Tensor | None = None
-        shapes: dict[str, torch.Size] = {}
-        watched = [
-            part.register_forward_hook(lambda _part, _inputs, out, name=name: shapes.update({name: out.shape}))
-            for name, part in network.named_children()
-        ]
-        device = next(network.parameters()).device
-        with torch.inference_mode():
-            network(torch.zeros(1, 3, crop, crop, device=device))
-        for hook in watched:
-            hook.remove()
-        maps = [name for name, shape in shapes.items() if _places(shape, width) > 1]
-        if not maps:
-            raise ModelError(
-                f"{model} has no feature map of {width} channels, as wide as its pooled vector; leave out --tokens "
-                "or take another --image-model, such as resnet50"
-            )
-        self.layer = maps[-1]
-        network.get_submodule(self.layer).register_forward_hook(self._keep)
+    last = get_graph_node_names(backbone)[1][-1]
+    wanted = {last: "pool"} if not grid else {grid: TOKENS, last: "pool"}
+    graph = create_feature_extractor(backbone, wanted).eval()
+    fold_batch_norms(graph)
+    graph.to(device=runtime.device, dtype=dtype, memory_format=torch.channels_last)
+    if runtime.fused and (dtype == torch.float32 or runtime.has_bf16):
+        size = runtime.budget("image").items
+        example = torch.zeros(size, 3, crop, crop, dtype=dtype).to(memory_format=torch.channels_last)
+        fuse_convolutions(graph, example)
+        fuse_linears(graph)
+    return torch.compile(graph) if runtime.compile else graph
 
-    def _keep(self, _part: nn.Module, _inputs: Any, out: torch.Tensor) -> None:
-        self._last = out.flatten(2).transpose(1, 2) if out.ndim == 4 else out
 
-    def take(self) -> Ragged:
-        """The map of the batch that went through the network last."""
-        if self._last is None:
-            raise RuntimeError("no batch went through the network yet")
-        states, self._last = self._last.cpu().numpy(), None
-        return Ragged.of(list(states))
+def grid_layer(network: nn.Module, model: str, width: int, crop: int) -> str:
+    """The last top-level part whose output is a feature map of `width` channels at several places.
+
+    Raises:
+        ModelError: there is none.
+    """
+    shapes: dict[str, torch.Size] = {}
+    hooks = [
+        part.register_forward_hook(lambda _part, _inputs, out, name=name: shapes.update({name: out.shape}))
+        for name, part in network.named_children()
+    ]
+    with torch.inference_mode():
+        network(torch.zeros(1, 3, crop, crop))
+    for hook in hooks:
+        hook.remove()
+    maps = [name for name, shape in shapes.items() if _places(shape, width) > 1]
+    if not maps:
+        raise ModelError(
+            f"{model} has no feature map of {width} channels, as wide as its pooled vector; leave out --tokens "
+            "or take another --image-model, such as resnet50"
+        )
+    return maps[-1]
 
 
 def _places(shape: torch.Size, width: int) -> int:
@@ -161,6 +222,16 @@ def preprocess(image: Image.Image, preset: Preset) -> np.ndarray:
     resized = image.resize(size, Image.Resampling[preset.interpolation.upper()])
     left, top = (round((side - preset.crop) / 2.0) for side in size)
     return np.asarray(resized.crop((left, top, left + preset.crop, top + preset.crop)), dtype=np.uint8)
+
+
+def resize_on_device(picture: torch.Tensor, preset: Preset) -> torch.Tensor:
+    """The same steps as `preprocess` on a tensor `uint8 (3, H, W)`; gives `uint8 (crop, crop, 3)`."""
+    from torchvision.transforms.v2 import InterpolationMode
+    from torchvision.transforms.v2 import functional as steps
+
+    method = InterpolationMode[preset.interpolation.upper()]
+    resized = steps.resize(picture, [preset.resize], interpolation=method, antialias=True)
+    return steps.center_crop(resized, [preset.crop, preset.crop]).permute(1, 2, 0)
 
 
 def without_classifier(network: nn.Module) -> tuple[nn.Module, str, int]:

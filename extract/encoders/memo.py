@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cache import KEY_SCHEMA, EncoderKey, canonical_json, digest, write_json
-from extract.encoders.spec import Encoder, EncoderSpec
+from extract.encoders.spec import EncoderSpec
 
 MEMO_FILE = "encoders.json"
 
@@ -29,11 +30,11 @@ def recall(root: Path, spec: EncoderSpec) -> EncoderKey | None:
     return EncoderKey(entry["key"], entry["name"])
 
 
-def remember(root: Path, spec: EncoderSpec, encoder: Encoder) -> None:
-    """Writes down the key of an encoder that was loaded."""
+def remember(root: Path, spec: EncoderSpec, key: EncoderKey, files: Sequence[Path]) -> None:
+    """Writes down the key of an encoder that was read from these files."""
     entries = _read(root)
-    files = {str(path): _state(path) for path in encoder.files}
-    entries[_name(spec)] = {"files": files, "key": dict(encoder.key.fields), "name": encoder.key.name}
+    states = {str(path): _state(path) for path in files}
+    entries[_name(spec)] = {"files": states, "key": dict(key.fields), "name": key.name}
     write_json(root / MEMO_FILE, {"entries": entries, "digest": digest(canonical_json(entries))})
 
 

@@ -17,6 +17,10 @@ OUTPUTS = {"text": ("mean", "cls"), "image": ("pool",)}
 """Outputs of each modality's encoder; the first is the default."""
 DTYPES = ("float32", "float16")
 TOKENS_DTYPE = "float16"
+COMPUTE = {"fp32": "float32", "bf16": "bfloat16"}
+"""Precisions of the forward pass, and how a key names them."""
+DECODERS = ("pillow", "draft", "nvjpeg")
+"""Of pictures: whole by Pillow; large JPEGs at a half, a quarter or an eighth; JPEGs in batches on an NVIDIA GPU."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class EncoderSpec:
         max_length: longest text in tokens; None takes what the model was made for.
         dtype: in which pooled vectors are stored, `float32` or `float16`.
         tokens: keep the vector of every token, or of every place of a picture's grid, as float16.
+        precision: of the forward pass: `fp32`, `bf16`, or `auto`, which `extract` settles.
+        decoder: of pictures, one of DECODERS.
     """
 
     modality: str
@@ -43,12 +49,18 @@ class EncoderSpec:
     max_length: int | None = None
     dtype: str = "float32"
     tokens: bool = False
+    precision: str = "fp32"
+    decoder: str = "pillow"
 
     def __post_init__(self) -> None:
         """Makes local paths absolute, so that a run can be used from another working folder.
 
-        Raises UsageError for weights that would not be used, and for a type that is not known.
+        Raises UsageError for weights that would not be used, and for a value that is not known.
         """
+        if self.precision not in ("auto", *COMPUTE):
+            raise UsageError(f"the precision is one of auto, {', '.join(COMPUTE)}, not {self.precision!r}")
+        if self.decoder not in DECODERS:
+            raise UsageError(f"pictures are decoded by one of {listing(DECODERS)}, not by {self.decoder!r}")
         if self.dtype not in DTYPES:
             raise UsageError(f"vectors are stored as {listing(DTYPES)}, not as {self.dtype!r}")
         if self.weights is not None and (self.modality != "image" or self.random_init is not None):
@@ -102,11 +114,20 @@ def choose_specs(
         seed = seeds.get(modality, None if "weights" in chosen else seeds.get(""))
         if seed is not None:
             chosen["random_init"] = seed
-        start = {"model": DEFAULT_MODELS[modality], **base.get(modality, {})}
+        start = base.get(modality) or {"model": DEFAULT_MODELS[modality], "precision": "auto"}
         if {"model", "weights", "random_init"} & set(chosen):  # other weights take the place of the old ones
             start = {**start, "weights": None, "random_init": None}
         specs.append(EncoderSpec.from_json({**start, **chosen, "modality": modality}))
     return tuple(specs)
+
+
+class BrokenInputs(Exception):
+    """Some of a batch's inputs turned out to be broken when the model was to have them."""
+
+    def __init__(self, inputs: Sequence[np.ndarray], reason: str) -> None:
+        super().__init__(reason)
+        self.inputs = inputs
+        self.reason = reason
 
 
 class Encoder(Protocol):
@@ -136,7 +157,10 @@ class Encoder(Protocol):
         """An input that stands in the place of a broken one, so that batches keep their shape."""
 
     def encode(self, batch: Sequence[np.ndarray]) -> dict[str, Values]:
-        """Vectors of each output: float32 of shape `(len(batch), D)`; `tokens` are ragged."""
+        """Vectors of each output: float32 of shape `(len(batch), D)`; `tokens` are ragged.
+
+        Several threads call it at once. Raises BrokenInputs.
+        """
 
 
 def outputs_of(fields: Mapping[str, Any]) -> dict[str, int]:

@@ -22,8 +22,9 @@ from cache import (
     digest,
     listing,
 )
-from extract.encoders.spec import EncoderSpec, storage
-from extract.encoders.weights import to_device, weights_digest
+from extract.encoders.kernels import fuse_linears
+from extract.encoders.spec import COMPUTE, EncoderSpec, storage
+from extract.encoders.weights import compute_dtype, weights_digest
 from extract.runtime import Runtime
 
 NOT_THE_FUNCTION = (
@@ -61,7 +62,7 @@ class TextEncoder:
             self._tokenizer, config, raw, model = _load(spec)
         self._runtime = runtime
         self._max_length = _max_length(spec, self._tokenizer, config)
-        self._model = to_device(model, runtime)
+        dtype = compute_dtype(spec.precision)
         self._tokens = spec.tokens
         width = int(config.hidden_size)
         self.truncated = 0
@@ -77,11 +78,15 @@ class TextEncoder:
                 "max_length": self._max_length,
                 "truncation": "end" if self._tokenizer.truncation_side == "right" else "start",
                 "layer": "last hidden state",
-                "compute": "float32",
+                "compute": COMPUTE[spec.precision],
                 **storage(spec, {"cls": width, "mean": width}, "last hidden state"),
             },
             name=Path(spec.model).name,
         )
+        self._model = model.to(device=runtime.device, dtype=dtype).eval().requires_grad_(False)
+        if runtime.fused and (dtype == torch.float32 or runtime.has_bf16):
+            fuse_linears(self._model)
+        self._forward = torch.compile(self._model, dynamic=True) if runtime.compile else self._model
 
     def prepare(self, contents: Sequence[str | Path]) -> tuple[list[np.ndarray], list[int]]:
         """Token ids of all texts, cut to the model's longest input, and their numbers."""
@@ -112,10 +117,11 @@ class TextEncoder:
         device = self._runtime.device
         with torch.inference_mode():
             tokens, attended = torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
-            hidden = self._model(input_ids=tokens, attention_mask=attended).last_hidden_state
+            hidden = self._forward(input_ids=tokens, attention_mask=attended).last_hidden_state.float()
             share = attended.unsqueeze(-1).to(hidden.dtype)
             mean = (hidden * share).sum(dim=1) / share.sum(dim=1)
-            outputs: dict[str, Values] = {"mean": mean.cpu().numpy(), "cls": hidden[:, 0].cpu().numpy()}
+            both = torch.stack([mean, hidden[:, 0]]).cpu().numpy()
+            outputs: dict[str, Values] = {"mean": both[0], "cls": both[1]}
         if self._tokens:
             states = hidden.cpu().numpy()
             outputs[TOKENS] = Ragged.of([states[row, : len(text)] for row, text in enumerate(batch)])

@@ -6,7 +6,8 @@ import hashlib
 
 import torch
 
-from extract.runtime import Runtime
+from cache import UsageError
+from extract.encoders.spec import COMPUTE
 
 
 def weights_digest(module: torch.nn.Module) -> str:
@@ -24,6 +25,13 @@ def weights_digest(module: torch.nn.Module) -> str:
     return state.hexdigest()
 
 
-def to_device(module: torch.nn.Module, runtime: Runtime) -> torch.nn.Module:
-    """The module in inference mode on the runtime's device, in float32."""
-    return module.to(device=runtime.device, dtype=torch.float32).eval().requires_grad_(False)
+def compute_dtype(precision: str) -> torch.dtype:
+    """The type of a forward pass: `fp32` or `bf16`.
+
+    Raises:
+        UsageError: it is `auto`, which has to be settled before an encoder is built.
+    """
+    if precision not in COMPUTE:
+        raise UsageError(f"an encoder computes in one of {', '.join(COMPUTE)}, not in {precision!r}")
+    found: torch.dtype = getattr(torch, COMPUTE[precision])
+    return found

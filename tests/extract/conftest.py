@@ -29,6 +29,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True)
+def each_batch_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stopped run has a segment for every batch; else what is encoded in half a second is one."""
+    monkeypatch.setattr("extract.engine.SAVE_EVERY", 0.0)
+
+
 @pytest.fixture(scope="session")
 def runtime() -> Runtime:
     return choose_runtime("cpu")
@@ -190,4 +196,4 @@ def no_models(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def refuse(spec: EncoderSpec, runtime: Runtime) -> None:
         raise AssertionError(f"the model {spec.model} was loaded")
 
-    return lambda: monkeypatch.setattr("extract.stage.build_encoder", refuse)
+    return lambda: monkeypatch.setattr("extract.chosen.build_encoder", refuse)

@@ -136,10 +136,10 @@ def test_what_can_no_more_be_decoded_is_a_finding(posts, bench, verify, monkeypa
     bench.extract(posts.read(), bench.image)
     inner, refused = image.decode_image, (posts.folder / "4.png").read_bytes()
 
-    def decode(raw: bytes) -> Image.Image:
+    def decode(raw: bytes, draft: int | None = None) -> Image.Image:
         if raw == refused:
             raise DecodeError("this decoder is too new")
-        return inner(raw)
+        return inner(raw, draft)
 
     monkeypatch.setattr(image, "decode_image", decode)
     found = verify()

@@ -1,5 +1,7 @@
+import contextlib
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +9,11 @@ import pytest
 
 from cache import KEY_SCHEMA, EncoderKey, EncoderStore, FeatureStore, FeatureWriter, item_key, silent
 from extract.batching import Budget
+from extract.clock import Clock
 from extract.decode import DecodeError
-from extract.engine import BATCHES_AHEAD, Outcome, Work, encode_items
+from extract.engine import Outcome
+from extract.planner import Lane, Work
+from extract.workers import encode_all
 
 
 class Lengths:
@@ -53,10 +58,32 @@ def store(tmp_path: Path) -> EncoderStore:
     return made
 
 
-def outcomes(encoder: Lengths, store: EncoderStore, contents: Sequence[str | Path], budget: Budget, progress=silent):
+@dataclass
+class Threads:
+    """A machine of so many threads whose memory runs out by MemoryError."""
+
+    replicas: int = 1
+    decoders: int = 2
+
+    def replica(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def out_of_memory(self, error: Exception) -> bool:
+        return isinstance(error, MemoryError)
+
+
+def outcomes(
+    encoder: Lengths,
+    store: EncoderStore,
+    contents: Sequence[str | Path],
+    budget: Budget,
+    progress=silent,
+    machine: Threads | None = None,
+):
     by_key = {item_key(one.read_bytes() if isinstance(one, Path) else one): one for one in contents}
-    work = Work(by_key, list(by_key))
-    return encode_items(encoder, work, store, FeatureWriter(store, ["pair"], {}), budget, progress)
+    work = Work(by_key, sorted(by_key))
+    lane = Lane(encoder, work, store, FeatureWriter(store, ["pair"], {}), budget)
+    return encode_all([lane], machine or Threads(), Clock(), progress)
 
 
 def stored(store: EncoderStore) -> dict[bytes, list[float]]:
@@ -113,7 +140,7 @@ def test_files_that_change_or_vanish_meanwhile_may_be_tried_again(store: Encoder
 def test_no_more_than_some_batches_are_decoded_ahead(store: EncoderStore):
     encoder = Lengths()
     assert len(list(outcomes(encoder, store, [f"{n:03}" for n in range(90)], Budget(cost=99, items=3)))) == 30
-    assert encoder.most_ahead <= (BATCHES_AHEAD + 1) * 3
+    assert encoder.most_ahead <= 5 * 3  # 3 in the queue, 1 on its way into it, 1 being encoded
 
 
 def test_what_was_encoded_before_an_error_is_kept(store: EncoderStore):

@@ -48,9 +48,9 @@ told = {
     "image": float(np.abs(table.block("image")[0] - image).max() / np.abs(image).max()),
     "shape": list(table.shape),
 }
-build, extract.stage.build_encoder = extract.stage.build_encoder, None
+build, extract.chosen.build_encoder = extract.chosen.build_encoder, None
 told["again"] = run(manifest, settings).encoded
-extract.stage.build_encoder = build
+extract.chosen.build_encoder = build
 (folder.parents[1] / "refs/main").write_text("b" * 40)
 told["forgotten"] = recall(settings.store, specs[0]) is None
 told["unchanged"] = run(manifest, settings).encoded

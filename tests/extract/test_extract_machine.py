@@ -111,7 +111,7 @@ class Stores(RuleBasedStateMachine):
         super().__init__()
         self._folder = Path(tempfile.mkdtemp())
         self._patched = pytest.MonkeyPatch()
-        self._patched.setattr("extract.stage.build_encoder", Pure)
+        self._patched.setattr("extract.chosen.build_encoder", Pure)
         self._patched.setattr("extract.runtime.CPU_TEXT", Budget(cost=60, items=2))
         self._patched.setattr("cache.files.os.fsync", lambda _descriptor: None)  # no power is lost here
         self._data: dict[str, list[Sample]] = {"one": [], "two": []}

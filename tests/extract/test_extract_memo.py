@@ -15,11 +15,16 @@ def model(bert: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(bert, tmp_path / "model"))
 
 
+def load_and_remember(root: Path, spec: EncoderSpec, runtime: Runtime) -> None:
+    encoder = build_encoder(spec, runtime)
+    remember(root, spec, encoder.key, encoder.files)
+
+
 @pytest.fixture
 def text(model: Path, tmp_path: Path, runtime: Runtime) -> EncoderSpec:
     """A text encoder whose key is remembered in `tmp_path`."""
     spec = EncoderSpec("text", str(model))
-    remember(tmp_path, spec, build_encoder(spec, runtime))
+    load_and_remember(tmp_path, spec, runtime)
     return spec
 
 
@@ -28,7 +33,7 @@ def test_a_key_is_recalled_as_loading_gives_it(text: EncoderSpec, tmp_path: Path
     untrained = EncoderSpec("image", "squeezenet1_1", random_init=3)
     for spec in (image, untrained):
         assert recall(tmp_path, spec) is None
-        remember(tmp_path, spec, build_encoder(spec, runtime))
+        load_and_remember(tmp_path, spec, runtime)
     for spec in (text, image, untrained):
         assert recall(tmp_path, spec) == build_encoder(spec, runtime).key
 

@@ -234,7 +234,7 @@ def test_nothing_that_was_encoded_before_a_stop_is_collected(posts, bench, clean
 
 
 def test_nothing_that_a_stopped_retry_encoded_is_collected(posts, bench, monkeypatch: pytest.MonkeyPatch):
-    def refuse(raw: bytes) -> None:
+    def refuse(raw: bytes, draft: int | None = None) -> None:
         raise DecodeError("this decoder is too old")
 
     monkeypatch.setattr("extract.runtime.CPU_IMAGE", Budget(cost=1, items=1))
@@ -262,13 +262,13 @@ def test_a_store_that_vanishes_is_an_error_that_says_so(posts, bench, monkeypatc
 
 
 TWO_AT_ONCE = """
-import json, sys, time, types
+import contextlib, json, sys, time, types
 from pathlib import Path
 import numpy as np
 from cache import KEY_SCHEMA, EncoderKey
 from extract import EncoderSpec, Settings, extract, read_manifest
 from extract.batching import Budget
-import extract.stage
+import extract.chosen
 
 folder, mine, other = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 
@@ -285,9 +285,13 @@ class Slow:
         time.sleep(0.02)
         return {"mean": np.array([[len(str(one[0])), int(str(one[0]).split()[-1])] for one in batch], dtype=np.float32)}
 
-here = types.SimpleNamespace(name="CPU", budget=lambda _: Budget(cost=10**6, items=4), record=dict)
-sys.modules["extract.runtime"] = types.SimpleNamespace(choose_runtime=lambda _: here)  # without torch: it loads slowly
-extract.stage.build_encoder = Slow
+here = types.SimpleNamespace(
+    name="CPU", budget=lambda _: Budget(cost=10**6, items=4), record=dict,
+    replicas=1, decoders=1, replica=contextlib.nullcontext, has_bf16=False,
+)
+# Without torch: it loads slowly.
+sys.modules["extract.runtime"] = types.SimpleNamespace(choose_runtimes=lambda *_: [here])
+extract.chosen.build_encoder = Slow
 spec = EncoderSpec("text", "slow")
 done = extract.extract(read_manifest(folder / "data"), Settings(folder / "store", "data", (spec,)))
 print(json.dumps([done.encoded, done.reused]))

@@ -32,7 +32,7 @@ def test_auto_takes_the_gpu():
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda:-1", "", "mps"])
 def test_unknown_devices_are_refused(device: str):
-    with pytest.raises(DeviceError, match="use auto, cpu, cuda or cuda:N"):
+    with pytest.raises(DeviceError, match="use auto, cpu, cuda, cuda:N or several as cuda:0,cuda:1"):
         choose_runtime(device)
 
 
@@ -40,4 +40,4 @@ def test_segments_say_which_device_and_versions_made_them():
     record = choose_runtime("cpu").record()
     assert record["torch"] == torch.__version__.split("+")[0] or record["torch"] == torch.__version__
     assert record["device"].startswith("CPU")
-    assert set(record) == {"device", "torch", "torchvision", "transformers", "pillow"}
+    assert set(record) == {"device", "kernels", "torch", "torchvision", "transformers", "pillow"}

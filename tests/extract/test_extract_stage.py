@@ -165,7 +165,7 @@ def test_what_cannot_be_read_fails_and_is_tried_again(posts, bench):
 
 
 def test_failed_items_are_not_tried_again_until_asked(posts, bench, monkeypatch: pytest.MonkeyPatch):
-    def refuse(raw: bytes) -> None:
+    def refuse(raw: bytes, draft: int | None = None) -> None:
         raise DecodeError("this decoder is too old")
 
     for number, row in enumerate(posts.rows):
@@ -175,7 +175,7 @@ def test_failed_items_are_not_tried_again_until_asked(posts, bench, monkeypatch:
         patched.setattr("extract.encoders.image.decode_image", refuse)
         assert bench.extract(manifest, bench.image).failed_ids == ["p5", "p6"]
     with monkeypatch.context() as patched:
-        patched.setattr("extract.stage.build_encoder", lambda *_: pytest.fail("a model was loaded"))
+        patched.setattr("extract.chosen.build_encoder", lambda *_: pytest.fail("a model was loaded"))
         again = bench.extract(manifest, bench.image)
     assert (again.encoded, again.failed_ids) == (0, ["p5", "p6"])
     assert [failure.reason for failure in again.failures["image"]] == ["this decoder is too old"] * 2

@@ -1,0 +1,168 @@
+"""Which encoder a spec comes to: its key, from memory where that can be, and its precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cache import TOKENS, EncoderKey, FeatureStore, ModelError, Progress, StoreError, UsageError, listing, read_view
+from extract.encoders import build_encoder
+from extract.encoders.memo import recall, remember
+from extract.encoders.spec import COMPUTE, Encoder, EncoderSpec, outputs_of, without_tokens
+from extract.manifest import Sample
+from extract.precision import choose_precision, probe_contents
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from extract.runtime import Runtime
+
+
+@dataclass
+class Chosen:
+    """One encoder.
+
+    Attributes:
+        spec: with a precision that is settled.
+        key: of the encoder.
+        why: how the precision came about; empty where it was asked for.
+        encoder: loaded only if it had to be to know its key.
+        files: what the key was read from, if it is not known from memory.
+    """
+
+    spec: EncoderSpec
+    key: EncoderKey
+    why: str
+    encoder: Encoder | None = None
+    files: tuple[Path, ...] | None = None
+
+
+class Chooser:
+    """Settles specs for one extraction.
+
+    Args:
+        store: what it holds decides where the user does not.
+        name: of the data set.
+        expected: encoder key digests that the encoders must have.
+        samples: of the data set; a measurement takes the first of them.
+        device: finds the device, when a model has to be loaded.
+        progress: told of loading.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        name: str,
+        expected: Mapping[str, str],
+        samples: Sequence[Sample],
+        device: Callable[[], Runtime],
+        progress: Progress,
+    ) -> None:
+        self._store = store
+        self._name = name
+        self._expected = expected
+        self._samples = samples
+        self._device = device
+        self._progress = progress
+
+    def choose(self, spec: EncoderSpec) -> Chosen:
+        """The encoder with its precision settled.
+
+        Raises:
+            ModelError: it cannot be loaded, or is not the expected one.
+            UsageError: it has no such output.
+        """
+        chosen = self._settled(spec) if spec.precision == "auto" else self._keyed(spec, "")
+        asked = chosen
+        if not spec.tokens and (larger := self._with_tokens(chosen.key)):
+            chosen = Chosen(replace(asked.spec, tokens=True), larger, asked.why)
+        widths = outputs_of(chosen.key.fields)
+        if spec.output is not None and spec.output not in widths:
+            raise UsageError(
+                f"the {spec.modality} encoder has no output {spec.output!r}; it has {listing(list(widths))}"
+            )
+        expected = self._expected.get(spec.modality, chosen.key.digest)
+        if chosen.key.digest != expected:
+            raise ModelError(
+                f"the run was trained on {spec.modality} features of the encoder {expected}, but {spec.model} is now "
+                f"{chosen.key.digest}: other weights, tokenizer, preprocessing or precision. Give the model of the run "
+                f"by --{spec.modality}-model, or train a new run on features of this one"
+            )
+        if asked.files is not None:
+            self._store.encoder(chosen.key.digest).create(chosen.key)
+            remember(self._store.root, asked.spec, asked.key, asked.files)
+        return chosen
+
+    def load(self, spec: EncoderSpec) -> Encoder:
+        """The encoder itself."""
+        what = f"load {spec.modality} model {spec.model}"
+        self._progress(what, 0, 1)
+        encoder = build_encoder(spec, self._device())
+        self._progress(what, 1, 1)
+        return encoder
+
+    def _keyed(self, spec: EncoderSpec, why: str) -> Chosen:
+        key = recall(self._store.root, spec)
+        if key is not None:
+            return Chosen(spec, key, why)
+        encoder = self.load(spec)
+        return Chosen(spec, encoder.key, why, encoder, encoder.files)
+
+    def _settled(self, spec: EncoderSpec) -> Chosen:
+        """The precision that the store has already, so that nothing is encoded twice; else the measured one."""
+        specs = {precision: replace(spec, precision=precision) for precision in COMPUTE}
+        keys = {precision: recall(self._store.root, one) for precision, one in specs.items()}
+        full: Encoder | None = None
+        if not any(keys.values()) or (None in keys.values() and self._used(keys) is None):
+            full = self.load(specs["fp32"])
+            fields = {precision: {**full.key.fields, "compute": compute} for precision, compute in COMPUTE.items()}
+            keys = {precision: EncoderKey(one, full.key.name) for precision, one in fields.items()}
+        used = self._used(keys)
+        if used is not None and (key := keys[used]):
+            files = None if full is None else full.files
+            return Chosen(specs[used], key, "as the store has it", full if used == "fp32" else None, files)
+        if full is None:  # both are known and neither was kept
+            full = self.load(specs["fp32"])
+        return self._measured(specs, full)
+
+    def _measured(self, specs: Mapping[str, EncoderSpec], full: Encoder) -> Chosen:
+        runtime = self._device()
+        if not runtime.has_bf16:
+            return Chosen(specs["fp32"], full.key, "this device has no bf16", full, full.files)
+        half = self.load(specs["bf16"])
+        contents = probe_contents(self._samples, specs["fp32"].modality)
+        precision, why = choose_precision(full, half, contents, runtime)
+        encoder = {"fp32": full, "bf16": half}[precision]
+        return Chosen(specs[precision], encoder.key, why, encoder, encoder.files)
+
+    def _used(self, keys: Mapping[str, EncoderKey | None]) -> str | None:
+        """The precision in which the store has the encoder; of two, the one that this data set was encoded in."""
+        stored = {precision: key.digest for precision, key in keys.items() if key and self._has(key)}
+        if len(stored) < 2:
+            return next(iter(stored), None)
+        try:
+            encoders = {block.encoder for block in read_view(self._store, self._name).blocks.values()}
+        except (FileNotFoundError, StoreError):  # no view, or one that is about to be written anew
+            encoders = set()
+        return next((precision for precision, digest in stored.items() if digest in encoders), "fp32")
+
+    def _has(self, key: EncoderKey) -> bool:
+        if self._store.encoder(key.digest).segment_paths():
+            return True
+        larger = self._with_tokens(key)
+        return larger is not None and bool(self._store.encoder(larger.digest).segment_paths())
+
+    def _with_tokens(self, key: EncoderKey) -> EncoderKey | None:
+        """The same encoder with tokens kept, if the store has it and not the plain one: it serves as well."""
+        if self._store.encoder(key.digest).folder.exists() or self._expected:
+            return None
+        for store in self._store.encoders():
+            try:
+                found = store.key()
+            except StoreError:  # damaged, or of a newer version: not to be used here, and named by `cache verify`
+                continue
+            if TOKENS in found.fields and without_tokens(found.fields) == key.fields:
+                return found
+        return None
