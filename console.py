@@ -9,9 +9,12 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from extract import EncoderSpec, Manifest
 
 
 class Pipeline(click.Group):
@@ -153,6 +156,41 @@ def parse_seeds(value: str | None) -> dict[str, int]:
     if not all(seed.strip().isdigit() for _, _, seed in parts):
         raise click.UsageError(f"--random-init takes SEED or text=SEED or image=SEED, got {value!r}")
     return {modality.strip(): int(seed) for modality, _, seed in parts}
+
+
+def read_data(data: str, options: Mapping[str, Any]) -> Manifest:
+    """The data set that a command is given."""
+    from extract import read_manifest
+
+    return read_manifest(data, options["layout"], parse_columns(options["columns"]))
+
+
+def chosen_specs(
+    options: Mapping[str, Any], modalities: Iterable[str], base: Mapping[str, Mapping[str, Any]]
+) -> tuple[EncoderSpec, ...]:
+    """One encoder a modality, by the options of the command, else by those of a run in `base`."""
+    from extract import choose_specs
+
+    text = {"model": "text_model", "output": "pooling", "max_length": "max_length"}
+    image = {"model": "image_model", "weights": "image_weights", "decoder": "decoder"}
+    kept = {"dtype": "dtype", "tokens": "tokens", "precision": "precision"}
+    given = {
+        modality: {key: options[name] for key, name in {**names, **kept}.items() if options.get(name) is not None}
+        for modality, names in (("text", text), ("image", image))
+    }
+    return choose_specs(modalities, given, parse_seeds(options.get("random_init")), base)
+
+
+def bench_specs(
+    manifest: Manifest, model: Path | None, modalities: Iterable[str] | None, options: Mapping[str, Any]
+) -> tuple[EncoderSpec, ...]:
+    """The encoders that are named; on generated posts untrained ones where none is: they are as quick."""
+    if model is not None:
+        seeds = {"text": options["text_model"], "image": options["image_weights"]}
+        untrained = ",".join(f"{name}=0" for name, named in seeds.items() if named is None)
+        options = {**options, "text_model": options["text_model"] or str(model)}
+        options["random_init"] = options["random_init"] or untrained
+    return chosen_specs(options, modalities or manifest.modalities, {})
 
 
 def parse_assignments(values: Iterable[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ import click
 
 from console import (
     Pipeline,
+    bench_specs,
+    chosen_specs,
     data_options,
     device_options,
     encoder_options,
@@ -26,9 +28,8 @@ from console import (
     modalities_option,
     parse_age,
     parse_assignments,
-    parse_columns,
     parse_modalities,
-    parse_seeds,
+    read_data,
     store_option,
     with_bars,
 )
@@ -42,14 +43,15 @@ DEMO_HEADS = ("text", "image", "vote", "logreg", "mlp")
 
 @click.group(cls=Pipeline, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def main() -> None:
-    r"""Encode texts and images once, then compare fusion heads on the cached features.
+    """Encode texts and images once, then compare fusion heads on the cached features.
 
     \b
     pipeline.py demo                   see it work, offline, in about a minute
     pipeline.py extract DATA --gpu     encode what is not yet in features/
     pipeline.py fuse --head mlp        train and judge a head on it
     pipeline.py predict --run RUN NEW  label new data
-    """
+    pipeline.py bench --gpu            what this machine reaches, before a big job
+    """  # noqa: D301 - click wants the very character
     for library in ("TRANSFORMERS", "HF_HUB"):  # what matters is raised or returned
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
 
@@ -76,8 +78,8 @@ def extract(data: str, store: Path, name: str | None, as_json: bool, **options: 
     from extract import extract as run
 
     started = time.perf_counter()
-    manifest = _manifest(data, options)
-    specs = _specs(options, parse_modalities(options["modalities"]) or manifest.modalities, {})
+    manifest = read_data(data, options)
+    specs = chosen_specs(options, parse_modalities(options["modalities"]) or manifest.modalities, {})
     read = time.perf_counter() - started
     settings = Settings(store, name or default_name(data), specs, **how_to_run(options))
     done = with_bars(lambda bars: run(manifest, settings, bars))
@@ -133,7 +135,7 @@ def predict(
     from fuse import load_run
 
     started = time.perf_counter()
-    run, manifest = load_run(run_folder), _manifest(data, options)
+    run, manifest = load_run(run_folder), read_data(data, options)
     unlabelled = manifest.unlabelled()
     if unlabelled.samples and not all_rows:
         manifest = unlabelled
@@ -259,6 +261,33 @@ def cache_merge(other: Path, store: Path, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("data", required=False, type=click.Path())
+@click.option("--samples", type=click.IntRange(min=1), help="How many.  [default: 128 on the CPU, 2048 on a GPU]")
+@modalities_option
+@data_options
+@encoder_options
+@making_options
+@json_option
+def bench(data: str | None, samples: int | None, modalities: str | None, as_json: bool, **options: Any) -> None:
+    """Measure stage one: what this machine reaches, what its limit is, where the time goes.
+
+    Takes the first samples of DATA, or generated posts and an untrained BERT-base and ResNet-50.
+    Writes nothing that stays.
+    """
+    from extract import bench as run
+    from extract import bench_lines
+
+    manifest = read_data(data, options) if data else None
+    how, chosen = how_to_run(options), parse_modalities(modalities)
+
+    def specs(data: Manifest, model: Path | None) -> tuple[EncoderSpec, ...]:
+        return bench_specs(data, model, chosen, options)
+
+    result = with_bars(lambda bars: run(manifest, specs, how["device"], how["compile"], samples, bars))
+    finish(as_json, result, bench_lines(result))
+
+
+@main.command()
 @click.option("--out", type=click.Path(path_type=Path), default="demo", show_default=True, help="Folder to work in.")
 @click.option("--seed", default=0, show_default=True, help="Of the data, the weights and the folds.")
 @json_option
@@ -280,27 +309,6 @@ def demo(out: Path, seed: int, as_json: bool) -> None:
     lines = [comparison_table({head: run.evaluation for head, run in runs.items()}), f"\n{best}: {predicted}"]
     lines += [f"Runs are in {out / 'runs'}. Your own: pipeline.py extract FOLDER, then pipeline.py fuse --head mlp"]
     finish(as_json, {"accuracy": accuracy, "best": best, "out": str(out)}, lines)
-
-
-def _manifest(data: str, options: Mapping[str, Any]) -> Manifest:
-    from extract import read_manifest
-
-    return read_manifest(data, options["layout"], parse_columns(options["columns"]))
-
-
-def _specs(
-    options: Mapping[str, Any], modalities: Iterable[str], base: Mapping[str, Mapping[str, Any]]
-) -> tuple[EncoderSpec, ...]:
-    from extract import choose_specs
-
-    text = {"model": "text_model", "output": "pooling", "max_length": "max_length"}
-    image = {"model": "image_model", "weights": "image_weights", "decoder": "decoder"}
-    kept = {"dtype": "dtype", "tokens": "tokens", "precision": "precision"}
-    given = {
-        modality: {key: options[name] for key, name in {**names, **kept}.items() if options.get(name) is not None}
-        for modality, names in (("text", text), ("image", image))
-    }
-    return choose_specs(modalities, given, parse_seeds(options.get("random_init")), base)
 
 
 def _list_heads(as_json: bool) -> None:
@@ -325,7 +333,7 @@ def _encode_for(
     """Encodes data for a run, by the run's encoders and no others."""
     from extract import Settings, default_name, extract
 
-    specs = _specs(options, encoders, {name: one["spec"] for name, one in encoders.items()})
+    specs = chosen_specs(options, encoders, {name: one["spec"] for name, one in encoders.items()})
     expected = {name: one["encoder"] for name, one in encoders.items()}
     settings = Settings(store, default_name(manifest.path), specs, expected=expected, keep=False, **how_to_run(options))
     return with_bars(lambda bars: extract(manifest, settings, bars))

@@ -1,5 +1,6 @@
 """Stage one: data sets, encoders, and the loop that fills the store."""
 
+from extract.bench import bench, bench_lines
 from extract.datasets import LAYOUTS, read_manifest
 from extract.datasets.demo import write_demo
 from extract.deep import verify_by_encoding
@@ -15,6 +16,8 @@ __all__ = [
     "Manifest",
     "Sample",
     "Settings",
+    "bench",
+    "bench_lines",
     "choose_specs",
     "default_name",
     "extract",

@@ -46,34 +46,41 @@ def choose_precision(full: Encoder, half: Encoder, contents: Sequence[Content], 
         `bf16` only where it is clearly faster and no vector's cosine to float32 is below 0.999,
         else `fp32`; and the reason, in words.
     """
-    inputs = _inputs(full, contents)
+    inputs, cost = _inputs(full, contents)
     if not inputs:
         return "fp32", "nothing could be decoded to measure bf16 on"
+    # A GPU is only busy with a full batch.
+    budget = runtime.budget(full.key.modality)
+    size = max(len(inputs), min(budget.items, budget.cost // max(1, cost)))
+    batch = [inputs[number % len(inputs)] for number in range(size)]
     with runtime.replica():
         cosine = _cosine(full, half, inputs)
         seconds: dict[str, list[float]] = {"fp32": [], "bf16": []}
         for _ in range(ROUNDS):
             for name, encoder in (("fp32", full), ("bf16", half)):
                 started = time.perf_counter()
-                encoder.encode(inputs)
+                encoder.encode(batch)
                 seconds[name].append(time.perf_counter() - started)
     faster = min(seconds["fp32"]) / min(seconds["bf16"])
     measured = f"bf16 is {faster:.1f} times as fast as fp32 here, cosine {cosine:.5f}, on {len(inputs)} samples"
     return ("bf16" if faster >= FASTER and cosine >= COSINE else "fp32"), measured
 
 
-def _inputs(encoder: Encoder, contents: Sequence[Content]) -> list[np.ndarray]:
+def _inputs(encoder: Encoder, contents: Sequence[Content]) -> tuple[list[np.ndarray], int]:
+    """Inputs of the model, and the cost of the costliest."""
     inputs: list[np.ndarray] = []
+    most = 0
     for content in contents:
         if len(inputs) == PROBE:
             break
         try:
-            (light,), _ = encoder.prepare([content])
+            (light,), (cost,) = encoder.prepare([content])
             inputs.append(encoder.decode(light.read_bytes() if isinstance(light, Path) else light))
+            most = max(most, cost)
         except (DecodeError, OSError):  # the extraction itself will say so
             continue
     encoder.truncated = 0
-    return inputs
+    return inputs, most
 
 
 def _cosine(full: Encoder, half: Encoder, inputs: Sequence[np.ndarray]) -> float:

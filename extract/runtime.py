@@ -8,7 +8,7 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -74,6 +74,7 @@ class Runtime:
     def replica(self) -> Iterator[None]:
         """Makes the calling thread one that encodes: one core of the CPU, or a stream of the GPU."""
         if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # weights came by another stream
             with torch.cuda.device(self.device), torch.cuda.stream(torch.cuda.Stream(self.device)):
                 yield
             return
@@ -83,6 +84,13 @@ class Runtime:
             yield
         finally:
             torch.set_num_threads(max(before, self.replicas))  # other replicas may have set what was found
+
+    def shared(self, processes: int) -> Runtime:
+        """The same for one of several worker processes: threads are parted among them."""
+        if self.device.type == "cuda":
+            return replace(self, decoders=max(1, self.decoders // processes))
+        threads = max(1, self.replicas // processes)
+        return replace(self, replicas=threads, decoders=threads)
 
     def out_of_memory(self, error: Exception) -> bool:
         """Whether a smaller batch may succeed; gives back what the allocator keeps."""
@@ -124,7 +132,7 @@ def choose_runtime(device: str = "auto", compile_encoders: bool = False) -> Runt
 
 
 def choose_runtimes(devices: str, compile_encoders: bool = False) -> list[Runtime]:
-    """The devices of a list such as `cuda:0,cuda:1`; their decoders share the cores.
+    """The devices of a list such as `cuda:0,cuda:1`.
 
     Raises:
         DeviceError: as `choose_runtime`, or a device stands twice in the list.

@@ -264,7 +264,7 @@ class _Stage:
             return encode_all(lanes, self._runtimes[0], self._clock, self._progress)
         encoders = {part.chosen.spec.modality: (part.chosen.spec, part.chosen.key.digest) for part in parts}
         devices = [name.strip() for name in self._settings.device.split(",")]
-        orders = [Order(self._settings.store, encoders, name, self._settings.compile) for name in devices]
+        orders = [Order(self._settings.store, encoders, name, self._settings.compile, len(devices)) for name in devices]
         return encode_all_in_processes(lanes, orders, self._clock, self._progress)
 
     def _lane(self, part: _Part) -> Lane:

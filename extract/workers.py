@@ -42,13 +42,15 @@ _Run = Callable[[Iterator[Task]], Outcomes]
 class Order:
     """What a worker process is told: where the vectors go, and by which encoders they are made.
 
-    `encoders` holds by modality the spec and the digest of the key that it must have.
+    `encoders` holds by modality the spec and the digest of the key that it must have; `processes` is
+    the number of all workers.
     """
 
     store: Path
     encoders: Mapping[str, tuple[EncoderSpec, str]]
     device: str
     compile: bool
+    processes: int
 
 
 def encode_all_in_processes(
@@ -163,7 +165,7 @@ def _work(order: Order, tasks: Any, told: Any) -> None:
     try:
         from extract.runtime import choose_runtime
 
-        runtime = choose_runtime(order.device, order.compile)
+        runtime = choose_runtime(order.device, order.compile).shared(order.processes)
         stations = {}
         for modality, (spec, expected) in order.encoders.items():
             encoder = build_encoder(spec, runtime)

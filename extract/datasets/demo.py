@@ -77,7 +77,7 @@ def write_demo(folder: Path, seed: int = 0) -> Demo:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["id", "text", "image", "label"])
         writer.writerows(rows)
-    _write_bert(model)
+    write_bert(model)
     return Demo(data, model, len(rows))
 
 
@@ -113,7 +113,7 @@ def _shaded(colour: tuple[int, int, int], rng: random.Random) -> tuple[int, int,
     return red, green, blue
 
 
-def _write_bert(folder: Path) -> None:
+def write_bert(folder: Path) -> None:
     """A BERT-base by its configuration, with a vocabulary of the demonstration's words."""
     words = sorted({word for group in WORDS.values() for word in group})
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]

@@ -65,6 +65,9 @@ class ImageEncoder:
         if self._nvjpeg and runtime.device.type != "cuda":
             raise DeviceError("nvJPEG decodes on an NVIDIA GPU only; give --gpu, or leave out --decoder nvjpeg")
         self._draft = self._preset.resize if spec.decoder == "draft" else None
+        # TF32 would round a GPU's convolutions to 10 bits: other vectors under the same key. Not by a `with` around
+        # each batch: the setting is the whole process's, and several threads encode.
+        torch.backends.cudnn.allow_tf32 = False
         dtype = compute_dtype(spec.precision)
         backbone.eval().requires_grad_(False)
         grid = grid_layer(backbone, spec.model, width, self._preset.crop) if spec.tokens else ""
@@ -104,9 +107,8 @@ class ImageEncoder:
 
     def encode(self, batch: Sequence[np.ndarray]) -> dict[str, Values]:
         """`pool` of each picture, float32 of shape `(len(batch), D)`; `tokens` if asked for."""
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
+        with torch.inference_mode():
             pixels = self._on_device(self._decoded(batch))
-            # TF32 would round a GPU's convolutions to 10 bits: other vectors under the same key.
             scaled = pixels.permute(0, 3, 1, 2).to(torch.float32) / 255
             found = self._network(((scaled - self._mean) / self._std).to(self._dtype))
             outputs: dict[str, Values] = {"pool": found["pool"].flatten(1)[: len(batch)].float().cpu().numpy()}

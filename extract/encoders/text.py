@@ -109,6 +109,8 @@ class TextEncoder:
     def encode(self, batch: Sequence[np.ndarray]) -> dict[str, Values]:
         """`mean` and `cls` of each text, float32 of shape `(len(batch), D)`; `tokens` if asked for."""
         longest = max(len(ids) for ids in batch)
+        if self._runtime.device.type == "cuda":  # whose kernels want multiples of 8; what is padded is masked
+            longest = min(-(-longest // 8) * 8, self._max_length)
         ids = np.full((len(batch), longest), self._pad(), dtype=np.int64)
         mask = np.zeros((len(batch), longest), dtype=np.int64)
         for row, text in enumerate(batch):
