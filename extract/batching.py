@@ -6,6 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 
+MOST_PADDING = 0.1
+"""Share of a batch that may be padding, if the batch is otherwise large enough to keep the device busy."""
+SMALLEST = 8
+"""A batch that is closed for its padding holds at least this part of the budget."""
+
+
 @dataclass(frozen=True)
 class Budget:
     """Limits of a batch: the padded cost (tokens, or pictures) and the number of items."""
@@ -24,7 +30,8 @@ def plan_batches(costs: Sequence[int], budget: Budget) -> list[list[int]]:
 
     Items are taken from the costliest down, so that a batch that is too large for the memory
     fails at once; equal costs keep their order. A batch is padded to its costliest item:
-    `len(batch) * max(costs of batch) <= budget.cost`, unless one item alone is above it.
+    `len(batch) * max(costs of batch) <= budget.cost`, unless one item alone is above it. A batch
+    of at least an eighth of the budget ends early where more than a tenth of it would be padding.
 
     Args:
         costs: of each item, such as its length in tokens.
@@ -35,12 +42,15 @@ def plan_batches(costs: Sequence[int], budget: Budget) -> list[list[int]]:
     """
     batches: list[list[int]] = []
     order = sorted(range(len(costs)), key=lambda item: (-costs[item], item))
-    widest = 0
+    widest = wasted = 0
     for item in order:
         batch = batches[-1] if batches else []
-        if not batch or len(batch) >= budget.items or (len(batch) + 1) * widest > budget.cost:
+        padded = (len(batch) + 1) * widest
+        wasted += widest - costs[item]
+        too_loose = wasted > padded * MOST_PADDING and padded * SMALLEST > budget.cost
+        if not batch or len(batch) >= budget.items or padded > budget.cost or too_loose:
             batches.append([item])
-            widest = max(1, costs[item])
+            widest, wasted = max(1, costs[item]), 0
         else:
             batch.append(item)
     return batches

@@ -17,6 +17,14 @@ def test_every_item_stands_in_one_batch_and_the_budget_is_kept(costs: list[int],
 
 
 @given(COSTS, BUDGETS)
+def test_only_small_batches_are_padded_much(costs: list[int], budget: Budget):
+    for batch in plan_batches(costs, budget):
+        padded = len(batch) * max(1, *(costs[item] for item in batch), 1)
+        wasted = padded - sum(costs[item] for item in batch)
+        assert len(batch) == 1 or wasted <= 0.1 * padded or padded * 8 <= budget.cost
+
+
+@given(COSTS, BUDGETS)
 def test_costliest_first_and_equal_costs_keep_their_order(costs: list[int], budget: Budget):
     order = [item for batch in plan_batches(costs, budget) for item in batch]
     assert order == sorted(range(len(costs)), key=lambda item: -costs[item])
@@ -25,6 +33,6 @@ def test_costliest_first_and_equal_costs_keep_their_order(costs: list[int], budg
 
 def test_batches_are_filled():
     assert plan_batches([1] * 10, Budget(cost=8, items=4)) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    assert plan_batches([5, 1, 9, 1], Budget(cost=10, items=4)) == [[2], [0, 1], [3]]
+    assert plan_batches([5, 5, 9, 5], Budget(cost=10, items=4)) == [[2], [0, 1], [3]]
     assert plan_batches([99], Budget(cost=10, items=4)) == [[0]]
     assert plan_batches([], Budget(cost=10, items=4)) == []

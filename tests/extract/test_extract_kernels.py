@@ -97,49 +97,64 @@ def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max())
 
 
-def kinds(model: nn.Module) -> set[type]:
-    """Types of the layers; of a graph those that it calls, as it may hold others."""
+def used_layers(model: nn.Module) -> list[nn.Module]:
+    """Of a graph those that it calls: it may hold others."""
     if isinstance(model, fx.GraphModule):
-        called = [str(node.target) for node in model.graph.nodes if node.op == "call_module"]
-        return {type(model.get_submodule(name)) for name in called}
-    return {type(part) for part in model.modules()}
+        called = [model.get_submodule(str(node.target)) for node in model.graph.nodes if node.op == "call_module"]
+        return [part for top in called for part in top.modules()]
+    return list(model.modules())
+
+
+def kinds(model: nn.Module) -> set[type]:
+    return {type(part) for part in used_layers(model)}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_fused_network_computes_what_torchvisions_does(name: str):
+def test_a_fused_network_is_as_exact_as_torchvisions(name: str):
     plain = network(name)
-    graph = fused(plain)
-    assert nn.BatchNorm2d not in kinds(graph) or name == "densenet"  # densenet's stand before the convolutions
-    assert nn.Linear not in kinds(graph)
+    graph, double = fused(plain), copy.deepcopy(plain).double()
     for count in (4, 1, 3, 7):  # not only the size that the layout was chosen for
         x = pictures(count)
         with torch.inference_mode():
-            expected, found = plain(x).flatten(1), graph(x)["pool"].flatten(1)
-        assert expected.abs().max() > 0.01
-        assert distance(found, expected) <= 1e-5
+            exact, expected, found = double(x.double()).flatten(1), plain(x).flatten(1), graph(x)["pool"].flatten(1)
+        assert exact.abs().max() > 0.01
+        assert distance(found, exact) <= max(1e-5, 2 * distance(expected, exact))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_fused_network_in_bfloat16_is_close_to_torchvisions(runtime: Runtime, name: str):
+def test_a_fused_network_in_bfloat16_is_as_close_as_torchvisions_in_bfloat16(runtime: Runtime, name: str):
+    """Nothing trained here: the deeper of these networks lose more than 0.0001 in torchvision's own form."""
     if not runtime.has_bf16:
         pytest.skip("no bfloat16 here")
-    plain = network(name)
+    plain, x = network(name), pictures(4, torch.bfloat16)
     with torch.inference_mode():
         expected = plain(pictures(4)).flatten(1)
-        found = fused(plain, torch.bfloat16)(pictures(4, torch.bfloat16))["pool"].flatten(1).float()
-    assert torch.cosine_similarity(found, expected).min() >= 0.9999
+        found = fused(plain, torch.bfloat16)(x)["pool"].flatten(1).float()
+        rounded = plain.to(torch.bfloat16)(x).flatten(1).float()
+    lost, usual = ((1 - torch.cosine_similarity(one, expected)).max() for one in (found, rounded))
+    assert lost <= max(1e-4, 1.5 * usual)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet", "regnet"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet", "shufflenet_v2_x0_5", "mnasnet0_5", "squeezenet1_1"])
+def test_every_convolution_is_fused_and_every_norm_folded(name: str):
+    assert not kinds(fused(network(name))) & {nn.Conv2d, nn.BatchNorm2d, nn.Linear}
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "regnet", "convnext"])
+@pytest.mark.xfail(strict=True, reason="torchvision's tracer does not look into Conv2dNormActivation")
+def test_every_convolution_is_fused_in_networks_made_of_torchvisions_own_blocks(name: str):
+    assert not kinds(fused(network(name))) & {nn.Conv2d, nn.BatchNorm2d}
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet"])
 def test_sums_and_relus_of_residual_networks_are_taken_into_the_convolutions(name: str):
     graph = fused(network(name))
     functions = {node.target for node in graph.graph.nodes if node.op == "call_function"}
     assert not functions & {operator.add, operator.iadd, torch.add}
-    convolutions = [part for part in graph.modules() if isinstance(part, FusedConv2d)]
-    assert sum(part._add for part in convolutions) == sum(
-        isinstance(part, (models.resnet.BasicBlock, models.resnet.Bottleneck, models.regnet.ResBottleneckBlock))
-        for part in NETWORKS[name]().modules()
-    )
+    assert nn.ReLU not in kinds(graph)
+    blocks = (models.resnet.BasicBlock, models.resnet.Bottleneck)
+    sums = sum(isinstance(part, blocks) for part in NETWORKS[name]().modules())
+    assert sum(part._add for part in graph.modules() if isinstance(part, FusedConv2d)) == sums
 
 
 def test_folding_alone_computes_the_same_and_leaves_the_network_as_it_was():

@@ -1,0 +1,621 @@
+"""The engine's threads: whatever a stage does, all end, and what was encoded is stored."""
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_extract_engine import Lengths, Threads, outcomes, stored
+
+from cache import KEY_SCHEMA, DeviceError, EncoderKey, EncoderStore, FeatureStore, FeatureWriter, item_key, read_batches
+from extract.batching import Budget
+from extract.channel import Channel, Closed
+from extract.clock import Clock
+from extract.encoders.spec import BrokenInputs
+from extract.planner import Lane, Work
+from extract.workers import encode_all
+
+TEXTS = [chr(97 + number % 26) * (1 + number % 9) + str(number) for number in range(60)]
+EXPECTED = {item_key(text): [len(text), ord(text[0])] for text in TEXTS}
+LIMIT = 20.0
+"""Seconds after which a test that should end is taken to hang."""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> EncoderStore:
+    made = FeatureStore(tmp_path).encoder(Lengths.key.digest)
+    made.create(Lengths.key)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    deadline = time.monotonic() + 2
+    while (left := set(threading.enumerate()) - before) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert left == set()
+
+
+def in_time(work: Callable[[], object]) -> object:
+    """What the work gives or raises; fails where it hangs."""
+    found: list[object] = []
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            found.append(work())
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(LIMIT)
+    assert not thread.is_alive(), "it hangs"
+    if raised:
+        raise raised[0]
+    return found[0]
+
+
+def encode(encoder: Lengths, store: EncoderStore, texts: Sequence[str] = TEXTS, **options: object) -> list:
+    settings = {"budget": Budget(cost=40, items=4), "machine": Threads(replicas=2), **options}
+    return in_time(lambda: list(outcomes(encoder, store, texts, **settings)))
+
+
+class Rounding(Lengths):
+    """Vectors that depend on who is beside whom, as those of a real network do in their last digits."""
+
+    def encode(self, batch: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        time.sleep(0.002 * (threading.get_ident() % 3))  # replicas overtake each other
+        found = super().encode(batch)["pair"]
+        return {"pair": found / np.float32(3) + np.float32(1e-3) * np.arange(len(found), dtype=np.float32)[:, None]}
+
+
+def test_no_bit_depends_on_the_number_of_threads_or_the_order_of_contents(tmp_path: Path):
+    shuffled = [TEXTS[number] for number in np.random.default_rng(0).permutation(len(TEXTS))]
+    found = []
+    for replicas, decoders, texts in ((1, 1, TEXTS), (2, 2, TEXTS), (5, 3, TEXTS), (5, 3, shuffled)):
+        store = FeatureStore(tmp_path / str(len(found))).encoder(Lengths.key.digest)
+        store.create(Lengths.key)
+        encode(Rounding(), store, texts, machine=Threads(replicas, decoders))
+        found.append(stored(store))
+    assert set(found[0]) == set(EXPECTED)
+    assert found[1:] == found[:1] * 3
+
+
+def test_replicas_encode_at_the_same_time(store: EncoderStore):
+    meeting = threading.Barrier(3)
+
+    class Meeting(Lengths):
+        def encode(self, batch):
+            meeting.wait(LIMIT)  # breaks unless three are here at once
+            return super().encode(batch)
+
+    encode(Meeting(), store, TEXTS[:12], budget=Budget(cost=99, items=2), machine=Threads(replicas=3))
+    assert len(stored(store)) == 12
+
+
+def test_every_replica_is_made_one_by_the_machine(store: EncoderStore):
+    entered, encoding, left = [], set(), []
+
+    class Watched(Threads):
+        def replica(self):
+            import contextlib
+
+            @contextlib.contextmanager
+            def watch():
+                entered.append(threading.get_ident())
+                yield
+                left.append(threading.get_ident())
+
+            return watch()
+
+    class Telling(Lengths):
+        def encode(self, batch):
+            encoding.add(threading.get_ident())
+            return super().encode(batch)
+
+    encode(Telling(), store, machine=Watched(replicas=3))
+    assert len(entered) == 3
+    assert encoding <= set(entered)
+    assert sorted(left) == sorted(entered)
+
+
+class Cramped(Lengths):
+    """Runs out of memory above a padded cost."""
+
+    def __init__(self, memory: int) -> None:
+        super().__init__()
+        self.memory = memory
+        self.tried: list[int] = []
+
+    def encode(self, batch: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        self.tried.append(len(batch))
+        if len(batch) * max(len(str(one[0])) for one in batch) > self.memory:
+            raise MemoryError
+        return super().encode(batch)
+
+
+def test_a_batch_is_halved_until_it_fits_and_the_limit_is_remembered(store: EncoderStore):
+    encoder, texts = Cramped(memory=20), [f"{number:05}" for number in range(32)]
+    found = encode(encoder, store, texts, budget=Budget(cost=80, items=16), machine=Threads())
+    assert encoder.tried == [16, 8, 4, 4, 4, 4] + [4, 4, 4, 4]  # the second batch is not tried whole
+    assert stored(store) == {item_key(text): [5, 48] for text in texts}
+    assert [len(one.encoded) for one in found] == [16, 16]
+
+
+def test_the_limit_is_one_of_the_cost_and_not_of_the_number(store: EncoderStore):
+    encoder = Cramped(memory=40)
+    texts = [f"{number:020}" for number in range(4)] + [f"{number:05}" for number in range(16)]
+    encode(encoder, store, texts, budget=Budget(cost=80, items=16), machine=Threads())
+    assert encoder.tried == [4, 2, 2, 8, 8]
+
+
+def test_parts_of_a_halved_batch_keep_their_order_and_their_blanks(store: EncoderStore):
+    encoder = Cramped(memory=12)
+    texts = [f"{letter}{number}xx" for number, letter in enumerate("abcde")] + ["bad1", "nan1"]
+    (outcome,) = encode(encoder, store, texts, budget=Budget(cost=100, items=9), machine=Threads())
+    assert encoder.tried == [7, 3, 3, 1]
+    assert stored(store) == {item_key(text): [4, ord(text[0])] for text in texts[:5]}
+    assert set(outcome.failed) == {item_key("bad1"), item_key("nan1")}
+
+
+def test_a_single_item_that_does_not_fit_is_an_error_of_the_device(store: EncoderStore):
+    encoder = Cramped(memory=12)
+    with pytest.raises(DeviceError, match="memory does not hold a single text input"):
+        encode(encoder, store, ["a" * 13, "b" * 13], budget=Budget(cost=99, items=2), machine=Threads())
+    assert encoder.tried == [2, 1]
+    assert stored(store) == {}
+
+
+def test_many_replicas_that_run_out_of_memory_at_once_all_find_a_limit(store: EncoderStore):
+    encoder, texts = Cramped(memory=10), [f"{number:05}" for number in range(128)]
+    encode(encoder, store, texts, budget=Budget(cost=80, items=16), machine=Threads(replicas=5))
+    assert set(stored(store)) == {item_key(text) for text in texts}
+
+
+class Fragile(Lengths):
+    """`late...` turns out to be broken only when it is encoded, one in a call."""
+
+    def encode(self, batch: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        broken = [one for one in batch if str(one[0]).startswith("late")]
+        if broken:
+            raise BrokenInputs(broken[:1], f"{broken[0][0]} is broken")
+        return super().encode(batch)
+
+
+def test_inputs_that_break_in_the_model_are_recorded_and_the_others_encoded(store: EncoderStore):
+    encoder, texts = Fragile(), ["good", "late1", "fine", "late2", "bad1"]
+    (outcome,) = encode(encoder, store, texts, budget=Budget(cost=100, items=9), machine=Threads())
+    assert {item: (one.reason, one.final) for item, one in outcome.failed.items()} == {
+        item_key("late1"): ("late1 is broken", True),
+        item_key("late2"): ("late2 is broken", True),
+        item_key("bad1"): ("bad1 is bad", True),
+    }
+    in_order = [text if text in ("good", "fine") else "" for text in sorted(texts, key=item_key)]
+    assert encoder.batches == [in_order]  # a blank in the place of each
+    assert set(stored(store)) == {item_key("good"), item_key("fine")}
+
+
+def test_equal_inputs_of_which_one_breaks_are_told_apart_by_identity(store: EncoderStore):
+    class Alike(Fragile):
+        def decode(self, light):
+            return np.array(["late"]) if light.startswith("late") else super().decode(light)
+
+    (outcome,) = encode(Alike(), store, ["late1", "late2", "ok"], budget=Budget(cost=99, items=9), machine=Threads())
+    assert set(outcome.failed) == {item_key("late1"), item_key("late2")}
+    assert set(stored(store)) == {item_key("ok")}
+
+
+def fails_at(number: int, inner: Callable, error: BaseException) -> Callable:
+    """The function, which raises when it is called for that time."""
+    calls = itertools.count(1)
+
+    def failing(*args: object) -> object:
+        if next(calls) == number:
+            raise error
+        return inner(*args)
+
+    return failing
+
+
+@pytest.mark.parametrize("error", [ValueError("of a kind"), KeyboardInterrupt("of a kind"), SystemExit("of a kind")])
+@pytest.mark.parametrize("replicas", [1, 3])
+@pytest.mark.parametrize("stage", ["prepare", "decode", "encode", "write", "lacking", "plan"])
+def test_an_error_anywhere_reaches_the_caller_and_what_was_encoded_is_stored(
+    store: EncoderStore, monkeypatch: pytest.MonkeyPatch, stage: str, replicas: int, error: BaseException
+):
+    monkeypatch.setattr("extract.planner.WINDOW", 12)
+    encoder, written, done = Lengths(), [], []
+    if stage in ("prepare", "decode", "encode"):
+        number = {"prepare": 3, "decode": 30, "encode": 5}[stage]
+        setattr(encoder, stage, fails_at(number, getattr(encoder, stage), error))
+    elif stage == "plan":
+        from extract.planner import plan_batches
+
+        monkeypatch.setattr("extract.planner.plan_batches", fails_at(3, plan_batches, error))
+    else:
+        inner = getattr(FeatureWriter, stage)
+        monkeypatch.setattr(FeatureWriter, stage, fails_at({"write": 3, "lacking": 7}[stage], inner, error))
+    write = FeatureWriter.write
+
+    def noted(self, items, outputs):
+        write(self, items, outputs)
+        written.extend(items)
+
+    monkeypatch.setattr(FeatureWriter, "write", noted)
+
+    def run() -> None:
+        for outcome in outcomes(encoder, store, TEXTS, Budget(cost=40, items=4), machine=Threads(replicas)):
+            done.extend(outcome.encoded)
+
+    with pytest.raises(type(error), match="of a kind"):
+        in_time(run)
+    found = stored(store)
+    assert set(found) == set(written) == set(done)
+    assert all(EXPECTED[item] == values for item, values in found.items())
+    if stage != "write":  # all that was encoded is there
+        assert set(found) == {item_key(text) for batch in encoder.batches for text in batch}
+        assert len(found) >= 12
+    rest = encode(Lengths(), store, [text for text in TEXTS if item_key(text) not in found])
+    assert stored(store) == EXPECTED
+    assert rest
+
+
+def test_an_error_in_one_replica_does_not_lose_what_another_is_encoding(store: EncoderStore):
+    second = threading.Event()
+
+    class Racing(Lengths):
+        def encode(self, batch):
+            if str(batch[0][0]).startswith("z"):  # the costliest: the first
+                assert second.wait(LIMIT)
+                raise ValueError("of a kind")
+            second.set()
+            time.sleep(0.2)
+            return super().encode(batch)
+
+    with pytest.raises(ValueError, match="of a kind"):
+        encode(Racing(), store, ["z" * 9, "a" * 5, "b" * 3], budget=Budget(cost=9, items=1))
+    assert item_key("a" * 5) in stored(store)
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+@pytest.mark.parametrize("taken", [0, 1, 3])
+def test_closing_early_ends_all_threads_and_stores_what_was_in_flight(store: EncoderStore, taken: int, replicas: int):
+    encoder, before = Lengths(), set(threading.enumerate())
+
+    def run() -> None:
+        running = outcomes(encoder, store, TEXTS, Budget(cost=40, items=2), machine=Threads(replicas))
+        for _ in range(taken):
+            next(running)
+        running.close()
+
+    in_time(run)
+    assert [one for one in threading.enumerate() if one not in before and "run" not in one.name] == []
+    encoded = {item_key(text) for batch in encoder.batches for text in batch}
+    assert set(stored(store)) == encoded
+    assert 2 * taken <= len(encoded) < len(TEXTS) or not taken
+
+
+def test_an_exception_of_the_caller_ends_all_threads(store: EncoderStore):
+    def run() -> None:
+        def progress(what: str, done: int, total: int) -> None:
+            raise KeyboardInterrupt("of the caller")
+
+        list(outcomes(Lengths(), store, TEXTS, Budget(cost=40, items=2), progress))
+
+    with pytest.raises(KeyboardInterrupt, match="of the caller"):
+        in_time(run)
+    assert stored(store)
+
+
+def test_batches_of_half_a_second_are_one_segment(store: EncoderStore, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("extract.engine.SAVE_EVERY", 60.0)
+    found = encode(Lengths(), store)
+    assert len(store.segments()) == 1
+    assert len(found) > 10  # an outcome for each batch all the same
+    assert stored(store) == EXPECTED
+
+
+def test_a_slow_encoders_batches_are_stored_as_they_come(store: EncoderStore, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("extract.engine.SAVE_EVERY", 0.05)
+    there: list[int] = []
+
+    class Slow(Lengths):
+        def encode(self, batch):
+            there.append(len(store.segments()))
+            time.sleep(0.15)
+            return super().encode(batch)
+
+    encode(Slow(), store, TEXTS[:8], budget=Budget(cost=99, items=2), machine=Threads())
+    assert there == [0, 1, 2, 3]
+
+
+def test_what_waits_is_stored_even_if_no_other_batch_comes(store: EncoderStore, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("extract.engine.SAVE_EVERY", 0.1)
+    waited = threading.Event()
+
+    class Stuck(Lengths):
+        def encode(self, batch):
+            if len(self.batches) == 2:
+                deadline = time.monotonic() + LIMIT
+                while len(stored(store)) < 4 and time.monotonic() < deadline:
+                    time.sleep(0.01)
+                if len(stored(store)) == 4:
+                    waited.set()
+            return super().encode(batch)
+
+    encode(Stuck(), store, TEXTS[:6], budget=Budget(cost=99, items=2), machine=Threads())
+    assert waited.is_set()
+
+
+def test_no_more_bytes_wait_than_are_allowed(store: EncoderStore, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("extract.engine.SAVE_EVERY", 60.0)
+    monkeypatch.setattr("extract.engine.SAVE_BYTES", 5 * 8)  # five vectors of two float32
+    encode(Lengths(), store, TEXTS[:20], budget=Budget(cost=99, items=2), machine=Threads())
+    assert [len(segment) for segment in store.segments()] == [6, 6, 6, 2] or sorted(
+        len(segment) for segment in store.segments()
+    ) == [2, 6, 6, 6]
+
+
+class Pictures(Lengths):
+    key = EncoderKey({"schema": KEY_SCHEMA, "modality": "image", "outputs": {"pair": 2}, "dtype": "float32"})
+
+
+def lane(encoder: Lengths, root: Path, texts: Sequence[str], budget: Budget) -> Lane:
+    store = FeatureStore(root).encoder(encoder.key.digest)
+    store.create(encoder.key)
+    by_key = {item_key(text): text for text in texts}
+    return Lane(encoder, Work(by_key, sorted(by_key)), store, FeatureWriter(store, ["pair"], {}), budget)
+
+
+def test_two_lanes_advance_side_by_side_and_both_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("extract.engine.SAVE_EVERY", 60.0)
+    texts, order = [f"t{number:03}" for number in range(80)], []
+    few = [f"i{number:03}" for number in range(20)]
+    lanes = [
+        lane(Lengths(), tmp_path, texts, Budget(cost=99, items=2)),
+        lane(Pictures(), tmp_path, few, Budget(cost=99, items=1)),
+    ]
+    told = []
+    for one in in_time(lambda: list(encode_all(lanes, Threads(), Clock(), lambda *step: told.append(step)))):
+        order.append(one.modality)
+    assert len(order) == 60
+    assert [segment.path for one in lanes for segment in one.store.segments()] != []
+    assert {len(one.store.segments()) for one in lanes} == {1}  # one segment a modality
+    for one, wanted in zip(lanes, (texts, few), strict=True):
+        assert stored(one.store) == {item_key(text): [4, ord(text[0])] for text in wanted}
+    assert (told[-1][1:], {what: done for what, done, _ in told}) in (
+        ((80, 80), {"text": 80, "image": 20}),
+        ((20, 20), {"text": 80, "image": 20}),
+    )
+
+
+def test_lanes_are_interleaved_in_proportion(tmp_path: Path):
+    order: list[str] = []
+
+    class Noting(Lengths):
+        def encode(self, batch):
+            order.append("text")
+            return super().encode(batch)
+
+    class NotingPictures(Pictures):
+        def encode(self, batch):
+            order.append("image")
+            return super().encode(batch)
+
+    lanes = [
+        lane(Noting(), tmp_path, [f"t{number:03}" for number in range(80)], Budget(cost=99, items=2)),
+        lane(NotingPictures(), tmp_path, [f"i{number:03}" for number in range(20)], Budget(cost=99, items=1)),
+    ]
+    in_time(lambda: list(encode_all(lanes, Threads(), Clock(), lambda *_: None)))
+    assert (order.count("text"), order.count("image")) == (40, 20)
+    # Whichever lane was ready first may run ahead by a little, and never by much.
+    for at in range(15, 60, 15):
+        share = order[:at].count("text") / 40, order[:at].count("image") / 20
+        assert abs(share[0] - share[1]) < 0.35, order
+
+
+def test_a_lane_without_work_does_not_hold_the_other(tmp_path: Path):
+    lanes = [
+        lane(Lengths(), tmp_path, [], Budget(cost=99, items=2)),
+        lane(Pictures(), tmp_path, ["i1", "i2", "i3"], Budget(cost=99, items=2)),
+    ]
+    found = in_time(lambda: list(encode_all(lanes, Threads(), Clock(), lambda *_: None)))
+    assert [(one.modality, len(one.encoded)) for one in found] == [("image", 2), ("image", 1)]
+
+
+def test_an_error_in_one_lane_ends_both_and_both_keep_what_they_have(tmp_path: Path):
+    class Failing(Lengths):
+        def encode(self, batch):
+            if len(self.batches) == 3:
+                raise ValueError("of a kind")
+            return super().encode(batch)
+
+    encoders = [Failing(), Pictures()]
+    lanes = [
+        lane(one, tmp_path, [f"{one.key.modality}{number:03}" for number in range(40)], Budget(cost=400, items=2))
+        for one in encoders
+    ]
+    with pytest.raises(ValueError, match="of a kind"):
+        in_time(lambda: list(encode_all(lanes, Threads(2), Clock(), lambda *_: None)))
+    for one, encoder in zip(lanes, encoders, strict=True):
+        assert set(stored(one.store)) == {item_key(text) for batch in encoder.batches for text in batch}
+    assert len(stored(lanes[0].store)) == 6
+
+
+class Preparing(Lengths):
+    """Notes how far ahead of the encoding a window is prepared."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.windows: list[int] = []
+        self.prepared = 0
+        self.most_prepared = 0
+
+    def prepare(self, contents: Sequence[str | Path]) -> tuple[list[object], list[int]]:
+        with self.lock:
+            self.windows.append(len(contents))
+            self.prepared += len(contents)
+            self.most_prepared = max(self.most_prepared, self.prepared - sum(map(len, self.batches)))
+        return super().prepare(contents)
+
+    def encode(self, batch: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        time.sleep(0.002)
+        return super().encode(batch)
+
+
+def plans(store: EncoderStore) -> list[list[bytes]]:
+    return [batch for path in sorted(store.folder.glob("*.plan")) for batch in read_batches(path)]
+
+
+def test_windows_cover_every_item_once_and_are_prepared_just_in_time(
+    store: EncoderStore, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("extract.planner.WINDOW", 30)
+    texts = [f"{number:03}" for number in range(220)]
+    encoder = Preparing()
+    found = encode(encoder, store, texts, budget=Budget(cost=99, items=3), machine=Threads())
+    assert encoder.windows == [30] * 7 + [10]
+    given = [item for one in found for item in one.encoded]
+    assert sorted(given) == sorted(item_key(text) for text in texts)
+    assert stored(store) == {item_key(text): [3, 48] for text in texts}
+    planned = plans(store)
+    assert sorted(map(tuple, planned)) == sorted(tuple(item_key(text) for text in batch) for batch in encoder.batches)
+    # Two windows, and what of the one before is decoded, encoded or written.
+    assert 60 <= encoder.most_prepared <= 2 * 30 + 5 * 3
+
+
+def test_batches_are_written_down_before_they_are_encoded(store: EncoderStore, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("extract.planner.WINDOW", 12)
+    unplanned: list[list[str]] = []
+
+    class Looking(Lengths):
+        def encode(self, batch):
+            texts = [str(one[0]) for one in batch]
+            if [item_key(text) for text in texts] not in plans(store):
+                unplanned.append(texts)
+            return super().encode(batch)
+
+    encode(Looking(), store)
+    assert unplanned == []
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_a_stopped_run_over_several_windows_goes_on_with_the_same_batches(
+    store: EncoderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replicas: int
+):
+    monkeypatch.setattr("extract.planner.WINDOW", 16)
+    whole = FeatureStore(tmp_path / "whole").encoder(Lengths.key.digest)
+    whole.create(Lengths.key)
+    encode(Rounding(), whole, machine=Threads(replicas))
+
+    class Stopping(Rounding):
+        def encode(self, batch):
+            if len(self.batches) >= 7:
+                raise KeyboardInterrupt
+            return super().encode(batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        encode(Stopping(), store, machine=Threads(replicas))
+    left = [text for text in TEXTS if item_key(text) not in stored(store)]
+    assert 0 < len(left) < len(TEXTS)
+    encode(Rounding(), store, left, machine=Threads(replicas))
+    batches = {tuple(batch) for batch in plans(whole)}
+    again = stored(store)
+    kept = [item for batch in batches if batch in {tuple(one) for one in plans(store)} for item in batch]
+    assert len(kept) >= 32  # the windows that were planned before the stop
+    assert {item: again[item] for item in kept} == {item: stored(whole)[item] for item in kept}
+    assert set(again) == set(EXPECTED)
+
+
+def test_the_clock_names_every_stage(store: EncoderStore):
+    clock, encoder = Clock(), Lengths()
+    made = lane(encoder, store.folder.parent, TEXTS, Budget(cost=40, items=4))
+    in_time(lambda: list(encode_all([made], Threads(), clock, lambda *_: None)))
+    stages = {"text: prepare", "text: decode", "wait for input", "text: encode", "wait for the disk", "write"}
+    assert set(clock.seconds()) == stages
+    assert all(seconds >= 0 for seconds in clock.seconds().values())
+
+
+def test_a_channel_keeps_the_order():
+    channel: Channel[int] = Channel(3)
+    for number in range(3):
+        channel.put(number)
+    assert [channel.get() for _ in range(3)] == [0, 1, 2]
+
+
+def test_putting_waits_for_room():
+    channel: Channel[int] = Channel(1)
+    channel.put(0)
+    thread = threading.Thread(target=channel.put, args=(1,), daemon=True)
+    thread.start()
+    thread.join(0.05)
+    assert thread.is_alive()
+    assert channel.get() == 0
+    thread.join(LIMIT)
+    assert not thread.is_alive()
+    assert channel.get() == 1
+
+
+def test_a_closed_channel_takes_nothing_and_gives_what_it_holds():
+    channel: Channel[int] = Channel(9)
+    channel.put(1)
+    channel.put(2)
+    channel.close()
+    with pytest.raises(Closed):
+        channel.put(3)
+    assert (channel.get(), channel.get_until(time.monotonic() - 1)) == (1, 2)
+    for take in (channel.get, lambda: channel.get_until(time.monotonic() + 9)):
+        with pytest.raises(Closed):
+            take()
+    channel.close()
+
+
+def test_a_channel_closed_to_be_discarded_gives_nothing():
+    channel: Channel[int] = Channel(9)
+    channel.put(1)
+    channel.close()
+    channel.close(discard=True)
+    with pytest.raises(Closed):
+        channel.get()
+
+
+@pytest.mark.parametrize("discard", [False, True])
+def test_closing_wakes_all_who_wait(discard: bool):
+    empty: Channel[int] = Channel(1)
+    full: Channel[int] = Channel(1)
+    full.put(0)
+    raised = []
+
+    def wait(work: Callable[[], object]) -> None:
+        try:
+            work()
+        except Closed:
+            raised.append(work)
+
+    late = time.monotonic() + 2 * LIMIT
+    works = [empty.get, empty.get, lambda: empty.get_until(late), lambda: full.put(1), lambda: full.put(2)]
+    threads = [threading.Thread(target=wait, args=(work,), daemon=True) for work in works]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.02)
+    empty.close(discard)
+    full.close(discard)
+    for thread in threads:
+        thread.join(LIMIT)
+    assert len(raised) == 5
+
+
+def test_get_until_gives_up_at_the_moment_and_not_before_what_comes():
+    channel: Channel[int] = Channel(1)
+    started = time.monotonic()
+    assert channel.get_until(started + 0.05) is None
+    assert 0.04 < time.monotonic() - started < 5
+    assert channel.get_until(started - 9) is None
+    threading.Timer(0.02, channel.put, (7,)).start()
+    assert channel.get_until(time.monotonic() + LIMIT) == 7
