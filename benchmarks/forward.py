@@ -103,7 +103,7 @@ def bare_seconds(
     left: queue.SimpleQueue[PlannedBatch] = queue.SimpleQueue()
     for batch in batches:
         left.put(batch)
-    first = {modality: inputs for modality, inputs in reversed(batches)}
+    first = dict(reversed(batches))
     start = threading.Barrier(replicas + 1)
 
     def work() -> None:

@@ -159,6 +159,7 @@ class _Stage:
             self._device()  # a GPU that is asked for must be there, whether or not anything is to encode
         # All keys first: a wrong model name must not come to light after hours of the other modality.
         chosen = {spec.modality: self._chooser.choose(spec) for spec in specs}
+        started = time.perf_counter()
         contents = self._read(list(chosen))
         wanted = [_wanted(chosen[name], contents[name]) for name in chosen]
         view = wanted_view(self._settings.name, self._manifest, wanted)
@@ -166,6 +167,8 @@ class _Stage:
             self._done.warnings += announce(self._store, view)
         parts = {name: self._part(one, contents[name]) for name, one in chosen.items()}
         self._encode([part for part in parts.values() if part.plan.missing])
+        loading = self._clock.seconds().get("load models", 0.0)
+        self._done.encode_seconds = time.perf_counter() - started - loading
         self._done.view = replace(view, blocks={name: self._block(one, view) for name, one in parts.items()})
         if self._settings.keep:
             publish(self._store, self._done.view)
@@ -181,10 +184,8 @@ class _Stage:
         return self._runtimes[0]
 
     def _read(self, modalities: Sequence[str]) -> dict[str, Contents]:
-        started = time.perf_counter()
         with self._clock.measure("read and hash"):
             contents = read_contents(self._manifest.samples, modalities, self._progress)
-        self._done.encode_seconds += time.perf_counter() - started
         for name, one in contents.items():
             self._done.missing[name] = int((one.state == MISSING).sum())
         return contents
@@ -243,7 +244,6 @@ class _Stage:
             return
         lanes = [self._lane(part) for part in parts]
         by_modality = {part.chosen.spec.modality: part for part in parts}
-        started = time.perf_counter()
         with contextlib.closing(self._outcomes(parts, lanes)) as outcomes:
             for outcome in outcomes:
                 part = by_modality[outcome.modality]
@@ -257,7 +257,6 @@ class _Stage:
             for part in parts:
                 self._consolidate(part)
         self._done.truncated += sum(lane.encoder.truncated for lane in lanes)
-        self._done.encode_seconds += time.perf_counter() - started
 
     def _outcomes(self, parts: Sequence[_Part], lanes: Sequence[Lane]) -> Generator[Outcome, None, None]:
         if len(self._runtimes) == 1:
@@ -269,7 +268,8 @@ class _Stage:
 
     def _lane(self, part: _Part) -> Lane:
         spec, key = part.chosen.spec, part.chosen.key
-        encoder = part.chosen.encoder or self._chooser.load(spec)
+        with self._clock.measure("load models"):
+            encoder = part.chosen.encoder or self._chooser.load(spec)
         if encoder.key.digest != key.digest:
             raise ModelError(
                 f"{spec.model} changed while it was in use: its key was {key.digest} and is {encoder.key.digest} now; "
