@@ -120,7 +120,7 @@ def tell_what_is_encoded(tell: Callable[[Any], None]) -> None:
             tell({"items": len(batch), "at": time.monotonic()})
             return vectors
 
-        kind.encode = encode  # type: ignore[method-assign, assignment]
+        kind.encode = encode  # type: ignore[method-assign]
 
 
 def in_process(

@@ -104,8 +104,8 @@ def targets(found: Figures, checked: Mapping[str, Any]) -> list[Target]:
 
 def seconds_lines(found: Figures, checked: Mapping[str, Any]) -> list[str]:
     """Seconds and items/s of each lane of texts and of pictures, and the rates of matrix products."""
-    lines = ["", "| lane | seconds | items/s |", "|---|---|---|"]
     count = {part: next(iter(checked[part].values())) for part in ("text", "image") if part in checked}
+    lines = ["", "| lane | seconds | items/s |", "|---|---|---|"] if count else []
     for name, one in found.items():
         part, _, lane = name.partition(": ")
         if part in count and "seconds" in one:
