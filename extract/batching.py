@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-
 MOST_PADDING = 0.1
 """Share of a batch that may be padding, if the batch is otherwise large enough to keep the device busy."""
 SMALLEST = 8

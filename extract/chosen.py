@@ -113,19 +113,18 @@ class Chooser:
     def _settled(self, spec: EncoderSpec) -> Chosen:
         """The precision that the store has already, so that nothing is encoded twice; else the measured one."""
         specs = {precision: replace(spec, precision=precision) for precision in COMPUTE}
-        keys = {precision: recall(self._store.root, one) for precision, one in specs.items()}
-        full: Encoder | None = None
-        if not any(keys.values()) or (None in keys.values() and self._used(keys) is None):
+        recalled = [recall(self._store.root, one) for one in specs.values()]
+        one = next((key for key in recalled if key is not None), None)
+        full = None
+        if one is None:
             full = self.load(specs["fp32"])
-            fields = {precision: {**full.key.fields, "compute": compute} for precision, compute in COMPUTE.items()}
-            keys = {precision: EncoderKey(one, full.key.name) for precision, one in fields.items()}
-        used = self._used(keys)
-        if used is not None and (key := keys[used]):
-            files = None if full is None else full.files
-            return Chosen(specs[used], key, "as the store has it", full if used == "fp32" else None, files)
-        if full is None:  # both are known and neither was kept
-            full = self.load(specs["fp32"])
-        return self._measured(specs, full)
+            one = full.key
+        both = {name: EncoderKey({**one.fields, "compute": compute}, one.name) for name, compute in COMPUTE.items()}
+        used = self._used(both)
+        if used is None:
+            return self._measured(specs, full or self.load(specs["fp32"]))
+        files = None if full is None else full.files
+        return Chosen(specs[used], both[used], "as the store has it", full if used == "fp32" else None, files)
 
     def _measured(self, specs: Mapping[str, EncoderSpec], full: Encoder) -> Chosen:
         runtime = self._device()
@@ -137,9 +136,9 @@ class Chooser:
         encoder = {"fp32": full, "bf16": half}[precision]
         return Chosen(specs[precision], encoder.key, why, encoder, encoder.files)
 
-    def _used(self, keys: Mapping[str, EncoderKey | None]) -> str | None:
+    def _used(self, keys: Mapping[str, EncoderKey]) -> str | None:
         """The precision in which the store has the encoder; of two, the one that this data set was encoded in."""
-        stored = {precision: key.digest for precision, key in keys.items() if key and self._has(key)}
+        stored = {precision: key.digest for precision, key in keys.items() if self._has(key)}
         if len(stored) < 2:
             return next(iter(stored), None)
         try:

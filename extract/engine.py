@@ -192,7 +192,7 @@ class Crew:
                     raise DeviceError(
                         f"the device's memory does not hold a single {task.modality} input: {error}"
                     ) from error
-                station.limit = size * task.cost // 2
+                station.limit = min(station.limit or size * task.cost, size * task.cost // 2)  # of all replicas
 
     def _write(self) -> None:
         waiting: list[_Encoded] = []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from extract.decode import DecodeError
-from extract.encoders.spec import Encoder
+from extract.encoders.spec import BrokenInputs, Encoder
 from extract.manifest import Content, Sample
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ def choose_precision(full: Encoder, half: Encoder, contents: Sequence[Content], 
         else `fp32`; and the reason, in words.
     """
     inputs, cost = _inputs(full, contents)
+    with runtime.replica():
+        inputs = _sound(full, inputs)
     if not inputs:
         return "fp32", "nothing could be decoded to measure bf16 on"
     # A GPU is only busy with a full batch.
@@ -83,6 +85,17 @@ def _inputs(encoder: Encoder, contents: Sequence[Content]) -> tuple[list[np.ndar
     return inputs, most
 
 
+def _sound(encoder: Encoder, inputs: list[np.ndarray]) -> list[np.ndarray]:
+    """Those that turn out to be whole when the model gets them."""
+    while inputs:
+        try:
+            encoder.encode(inputs)
+            break
+        except BrokenInputs as error:
+            inputs = [one for one in inputs if not any(one is broken for broken in error.inputs)]
+    return inputs
+
+
 def _cosine(full: Encoder, half: Encoder, inputs: Sequence[np.ndarray]) -> float:
     """The lowest cosine of any pooled vector; 0 where one is not finite."""
     exact, rounded = full.encode(inputs), half.encode(inputs)
@@ -90,8 +103,9 @@ def _cosine(full: Encoder, half: Encoder, inputs: Sequence[np.ndarray]) -> float
     for name in exact:
         a, b = exact[name], rounded[name]
         if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-            norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-            cosine = (a * b).sum(axis=1) / np.where(norms > 0, norms, 1)
+            with np.errstate(all="ignore"):  # what is not finite counts as 0
+                norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+                cosine = (a * b).sum(axis=1) / np.where(norms > 0, norms, 1)
             cosine = np.where((norms == 0) & (a == b).all(axis=1), 1.0, cosine)
             lowest = min(lowest, float(np.nan_to_num(cosine, nan=0.0).min()))
     return lowest

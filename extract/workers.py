@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import queue
 import signal
 import threading
+import traceback
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cache import DeviceError, FeatureStore, FeatureWriter, ModelError, Progress
+from cache import DeviceError, FeatureStore, FeatureWriter, ModelError, PipelineError, Progress
 from extract.clock import Clock
 from extract.encoders import build_encoder
 from extract.encoders.spec import EncoderSpec, outputs_of
@@ -88,8 +90,10 @@ class _Workers:
         self._tasks: Any = context.Queue(TASKS_AHEAD * len(orders))
         self._told: Any = context.Queue()
         self._stopped = threading.Event()
+        self._ended: set[int] = set()
         self._processes = [
-            context.Process(target=_work, args=(order, self._tasks, self._told), daemon=True) for order in orders
+            context.Process(target=_work, args=(number, order, self._tasks, self._told), daemon=True)
+            for number, order in enumerate(orders)
         ]
 
     def run(self, tasks: Iterator[Task]) -> Outcomes:
@@ -99,16 +103,15 @@ class _Workers:
         feeder = threading.Thread(target=self._feed, args=(tasks,), daemon=True)
         feeder.start()
         try:
-            working = len(self._processes)
-            while working:
-                for said in self._listen():
+            while len(self._ended) < len(self._processes):
+                for number, said in self._listen():
                     if isinstance(said, Outcome):
                         yield said
                     elif isinstance(said, BaseException):
                         raise said
                     else:
                         self._clock.add(said)
-                        working -= 1
+                        self._ended.add(number)
         finally:
             self._stop(feeder)
 
@@ -117,26 +120,21 @@ class _Workers:
         self._stopped.set()
         self._tasks.cancel_join_thread()
         while any(process.is_alive() for process in self._processes):
-            if self._dead():  # it may hold a lock that the others wait for
+            if any(process.exitcode for process in self._processes):  # it may hold a lock that the others wait for
                 for process in self._processes:
                     process.terminate()
             with contextlib.suppress(queue.Empty):  # a worker cannot end before its words are taken
                 self._told.get(timeout=0.05)
         feeder.join()
 
-    def _dead(self) -> list[int]:
-        return [process.exitcode for process in self._processes if process.exitcode not in (None, 0)]
-
-    def _listen(self) -> Iterator[Any]:
-        """What workers say next; the error of a feeder or of a worker that died without a word."""
+    def _listen(self) -> Iterator[tuple[int, Any]]:
+        """Who says what next; an error where a worker ended without its last word."""
         try:
             yield self._told.get(timeout=LOOK_EVERY)
         except queue.Empty:
-            if dead := self._dead():
-                yield DeviceError(
-                    f"a worker process ended with {dead[0]}, perhaps killed for want of memory; what was encoded is "
-                    "kept, run the same command again with fewer devices"
-                )
+            for number, process in enumerate(self._processes):
+                if process.exitcode is not None and number not in self._ended:
+                    yield number, _died(process.exitcode)
 
     def _feed(self, tasks: Iterator[Task]) -> None:
         try:
@@ -144,7 +142,7 @@ class _Workers:
                 if not self._put(task):
                     break
         except BaseException as error:  # raised again where the outcomes are read
-            self._told.put(error)
+            self._told.put((-1, error))
         for _ in self._processes:
             self._put(None, patient=True)
 
@@ -159,9 +157,17 @@ class _Workers:
         return False
 
 
-def _work(order: Order, tasks: Any, told: Any) -> None:
+def _died(exitcode: int) -> DeviceError:
+    return DeviceError(
+        f"a worker process ended with {exitcode}, perhaps killed for want of memory; what was encoded is kept, run "
+        "the same command again with fewer devices"
+    )
+
+
+def _work(number: int, order: Order, tasks: Any, told: Any) -> None:
     """The life of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started it says when it ends
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         from extract.runtime import choose_runtime
 
@@ -176,7 +182,17 @@ def _work(order: Order, tasks: Any, told: Any) -> None:
             stations[modality] = Station(encoder, writer)
         clock = Clock()
         for outcome in Crew(stations, runtime, clock).run(iter(tasks.get, None)):
-            told.put(outcome)
-        told.put(clock.seconds())
-    except BaseException as error:  # raised again in the process that started it
-        told.put(error)
+            told.put((number, outcome))
+        told.put((number, clock.seconds()))
+    except PipelineError as error:  # raised again in the process that started it
+        told.put((number, error))
+    except BaseException:  # perhaps of a kind that cannot be pickled
+        told.put((number, RuntimeError(f"in the worker process of {order.device}:\n{traceback.format_exc()}")))
+
+
+def _end_with_parent() -> None:
+    """A worker whose starter was killed would wait for tasks for ever, and keep a GPU's memory."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
+import torchvision
 from PIL import Image
-from torch import nn
+from torch import fx, nn
 
 from cache import KEY_SCHEMA, TOKENS, DeviceError, EncoderKey, ModelError, Ragged, Values, listing
 from extract.decode import MAX_PIXELS, DecodeError, decode_image, is_plain_jpeg
@@ -64,6 +66,8 @@ class ImageEncoder:
         self._nvjpeg = spec.decoder == "nvjpeg"
         if self._nvjpeg and runtime.device.type != "cuda":
             raise DeviceError("nvJPEG decodes on an NVIDIA GPU only; give --gpu, or leave out --decoder nvjpeg")
+        if self._nvjpeg and not hasattr(torchvision.io, "decode_jpeg"):  # which torchvision has said to remove
+            raise DeviceError(f"torchvision {torchvision.__version__} has no nvJPEG; leave out --decoder nvjpeg")
         self._draft = self._preset.resize if spec.decoder == "draft" else None
         # TF32 would round a GPU's convolutions to 10 bits: other vectors under the same key. Not by a `with` around
         # each batch: the setting is the whole process's, and several threads encode.
@@ -149,7 +153,13 @@ class ImageEncoder:
             decoded = decode_jpeg(raw, mode=ImageReadMode.RGB, device=self._runtime.device)
         except RuntimeError:  # one that nvJPEG cannot decode fails them all: each goes to Pillow, which says why
             return [self._by_pillow(file) for file in files]
-        return [resize_on_device(one, self._preset) for one in decoded]
+        return [self._resized(file, one) for file, one in zip(files, decoded, strict=True)]
+
+    def _resized(self, file: np.ndarray, picture: torch.Tensor) -> torch.Tensor:
+        try:
+            return resize_on_device(picture, self._preset)
+        except DecodeError as error:
+            raise BrokenInputs([file], str(error)) from error
 
     def _by_pillow(self, file: np.ndarray) -> np.ndarray:
         try:
@@ -162,19 +172,34 @@ def _fastest(
     backbone: nn.Module, grid: str, runtime: Runtime, dtype: torch.dtype, crop: int
 ) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
     """The network as a graph that gives `pool`, and `tokens` where a layer is named for them."""
-    from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
-
-    last = get_graph_node_names(backbone)[1][-1]
-    wanted = {last: "pool"} if not grid else {grid: TOKENS, last: "pool"}
-    graph = create_feature_extractor(backbone, wanted).eval()
+    graph = traced(backbone, grid)
     fold_batch_norms(graph)
-    graph.to(device=runtime.device, dtype=dtype, memory_format=torch.channels_last)
+    graph.to(runtime.device, dtype)
+    graph.to(memory_format=torch.channels_last)
     if runtime.fused and (dtype == torch.float32 or runtime.has_bf16):
         size = runtime.budget("image").items
         example = torch.zeros(size, 3, crop, crop, dtype=dtype).to(memory_format=torch.channels_last)
         fuse_convolutions(graph, example)
         fuse_linears(graph)
     return torch.compile(graph) if runtime.compile else graph
+
+
+def traced(backbone: nn.Module, grid: str) -> fx.GraphModule:
+    """The network as a graph, down to the layers of `torch.nn`, that gives `pool`, and `tokens` of the part `grid`."""
+    tracer = fx.Tracer(autowrap_modules=(math, torchvision.ops))
+    graph = tracer.trace(backbone)
+    (end,) = graph.find_nodes(op="output")
+    outputs = {"pool": end.args[0]}
+    if grid:
+        within = [node for node in graph.nodes if any(name == grid for name, _ in _stack(node))]
+        outputs[TOKENS] = within[-1]
+    end.args = (outputs,)
+    return fx.GraphModule(backbone, graph).eval()
+
+
+def _stack(node: fx.Node) -> list[tuple[str, Any]]:
+    """Names of the parts of the network in which a node was met."""
+    return list(node.meta.get("nn_module_stack", {}).values())
 
 
 def grid_layer(network: nn.Module, model: str, width: int, crop: int) -> str:
@@ -216,21 +241,31 @@ def preprocess(image: Image.Image, preset: Preset) -> np.ndarray:
     Raises:
         DecodeError: the picture is so long and narrow that resizing it would fill the memory.
     """
-    short, long = min(image.size), max(image.size)
-    longer = int(preset.resize * long / short)
-    if preset.resize * longer > MAX_PIXELS:
-        raise DecodeError(f"{image.width} x {image.height} pixels are too narrow to be resized")
+    longer = _longer_side(image.width, image.height, preset)
     size = (preset.resize, longer) if image.width <= image.height else (longer, preset.resize)
     resized = image.resize(size, Image.Resampling[preset.interpolation.upper()])
     left, top = (round((side - preset.crop) / 2.0) for side in size)
     return np.asarray(resized.crop((left, top, left + preset.crop, top + preset.crop)), dtype=np.uint8)
 
 
+def _longer_side(width: int, height: int, preset: Preset) -> int:
+    """Of the resized picture. Raises DecodeError where that would fill the memory."""
+    longer = int(preset.resize * max(width, height) / min(width, height))
+    if preset.resize * longer > MAX_PIXELS:
+        raise DecodeError(f"{width} x {height} pixels are too narrow to be resized")
+    return longer
+
+
 def resize_on_device(picture: torch.Tensor, preset: Preset) -> torch.Tensor:
-    """The same steps as `preprocess` on a tensor `uint8 (3, H, W)`; gives `uint8 (crop, crop, 3)`."""
+    """The same steps as `preprocess` on a tensor `uint8 (3, H, W)`; gives `uint8 (crop, crop, 3)`.
+
+    Raises:
+        DecodeError: as `preprocess`.
+    """
     from torchvision.transforms.v2 import InterpolationMode
     from torchvision.transforms.v2 import functional as steps
 
+    _longer_side(picture.shape[2], picture.shape[1], preset)
     method = InterpolationMode[preset.interpolation.upper()]
     resized = steps.resize(picture, [preset.resize], interpolation=method, antialias=True)
     return steps.center_crop(resized, [preset.crop, preset.crop]).permute(1, 2, 0)

@@ -98,6 +98,7 @@ def fold_batch_norms(graph: fx.GraphModule) -> None:
             graph.set_submodule(str(before.target), fuse_conv_bn_eval(convolution, norm))
             node.replace_all_uses_with(before)
             graph.graph.erase_node(node)
+    graph.delete_all_unused_submodules()
     graph.recompile()
 
 
@@ -114,7 +115,7 @@ def fuse_convolutions(graph: fx.GraphModule, example: torch.Tensor) -> None:
     uses = Counter(node.target for node in graph.graph.nodes if node.op == "call_module")
     for node in list(graph.graph.nodes):
         layer = graph.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if type(layer) is nn.Conv2d and not isinstance(layer.padding, str) and uses[node.target] == 1:
+        if type(layer) is nn.Conv2d and _is_plain(layer) and uses[node.target] == 1 and len(node.args) == 1:
             shape = _shape(node.args[0])
             graph.set_submodule(str(node.target), FusedConv2d(layer, shape, *_absorb(graph, node, place)))
     graph.graph.lint()
@@ -129,17 +130,24 @@ def _absorb(graph: fx.GraphModule, node: fx.Node, place: dict[fx.Node, int]) -> 
         return True, False
     if after is None or after.target not in (operator.add, operator.iadd, torch.add) or len(after.args) != 2:
         return False, False
+    if after.kwargs or (after.target is operator.iadd and after.args[0] is not node):
+        return False, False
     others = [one for one in after.args if isinstance(one, fx.Node) and one is not node]
     last = _only_user(after)
     if len(others) != 1 or last is None or not _is_relu(graph, last):
         return False, False
-    # What is added must be there when the convolution runs, and be of its shape.
-    if place[others[0]] > place[node] or _shape(others[0]) != _shape(node):
+    # What is added must be there when the convolution runs, not change afterwards, and be of its shape.
+    there = place[others[0]] < place[node] and all(place[one] < place[node] for one in others[0].users if one != after)
+    if not there or _shape(others[0]) != _shape(node):
         return False, False
     node.args = (node.args[0], others[0])
     _replace(graph, after, node)
     _replace(graph, last, node)
     return True, True
+
+
+def _is_plain(layer: nn.Conv2d) -> bool:
+    return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
 
 
 def _shape(node: Any) -> torch.Size:

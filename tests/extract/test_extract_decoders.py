@@ -57,7 +57,7 @@ def build(bench, runtime: Runtime) -> Callable[..., ImageEncoder]:
     return build
 
 
-@pytest.mark.parametrize("orientation", [1, 3, 6, 7])
+@pytest.mark.parametrize("orientation", [1, 6])
 @pytest.mark.parametrize("size", [(1600, 1200), (1200, 1600)])
 def test_a_draft_of_a_large_jpeg_is_close_to_the_whole(build, size: tuple[int, int], orientation: int):
     raw = jpeg(smooth(*size), orientation)
@@ -267,7 +267,7 @@ def test_a_file_that_is_broken_in_the_middle_is_named(by_nvjpeg: ImageEncoder, m
     assert [one is given[1] for one in caught.value.inputs] == [True]
 
 
-@pytest.mark.parametrize("number", [1, 2, 4])
+@pytest.mark.parametrize("number", [1, 3])
 def test_files_that_are_broken_in_the_middle_are_recorded_and_the_others_encoded(
     posts, bench, monkeypatch: pytest.MonkeyPatch, number: int
 ):
@@ -309,9 +309,15 @@ def test_files_that_are_broken_in_the_middle_are_recorded_and_the_others_encoded
     assert (again.encoded, again.reused, again.failed_ids) == (0, 10 - number, broken)
 
 
-def test_a_jpeg_too_narrow_to_be_resized_is_refused_by_nvjpeg_too(by_nvjpeg: ImageEncoder):
-    raw = jpeg(Image.new("RGB", (1, 8000)))
-    with pytest.raises((BrokenInputs, ValueError), match="too narrow to be resized"):
+@pytest.mark.parametrize("batched", [True, False])
+def test_a_jpeg_too_narrow_to_be_resized_is_refused_by_nvjpeg_too(
+    by_nvjpeg: ImageEncoder, monkeypatch: pytest.MonkeyPatch, batched: bool
+):
+    if not batched:
+        monkeypatch.setattr("torchvision.io.decode_jpeg", refuse)
+    monkeypatch.setattr("extract.encoders.image.MAX_PIXELS", 256 * 2000)  # 1 x 8000 of the real limit
+    raw = jpeg(smooth(4, 40))
+    with pytest.raises(BrokenInputs, match="4 x 40 pixels are too narrow to be resized"):
         by_nvjpeg.encode([by_nvjpeg.decode(raw)])
 
 

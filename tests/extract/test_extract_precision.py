@@ -105,7 +105,6 @@ def test_infinite_values_are_not_close(choose: Choose):
     assert choose(Fake(SLOW), Fake(FAST, last=(np.inf, 4.0)))[0] == "fp32"
 
 
-@pytest.mark.xfail(strict=True, reason="numpy warns of inf / inf")
 def test_infinite_values_are_not_close_and_no_warning_is_shown(choose: Choose):
     assert choose(Fake(SLOW), Fake(FAST, last=(np.inf, 4.0)))[0] == "fp32"
 
@@ -125,7 +124,6 @@ def test_broken_and_absent_contents_are_passed_over(choose: Choose, tmp_path: Pa
     assert (full.truncated, half.truncated) == (0, 0)  # the extraction itself counts
 
 
-@pytest.mark.xfail(strict=True, raises=BrokenInputs, reason="nvJPEG finds a file broken only when it encodes")
 def test_what_breaks_only_in_the_model_does_not_stop_the_choice(choose: Choose):
     class Fragile(Fake):
         def encode(self, batch: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
@@ -229,7 +227,6 @@ def test_with_both_in_the_store_a_data_set_keeps_its_own(posts, bench, first: st
     assert encoders_of(bench) == own
 
 
-@pytest.mark.xfail(strict=True, reason="the precision that is not remembered is taken not to be there")
 def test_a_data_set_keeps_its_own_precision_even_if_only_the_other_is_remembered(posts, bench):
     from extract import Settings, extract
 
