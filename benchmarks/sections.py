@@ -28,7 +28,7 @@ from benchmarks.forward import (
 )
 from benchmarks.rivals import AS_IT_COMES, THREADS, Sentences, Timm, Way, as_it_comes, best_ways, saved_seconds
 from cache import load
-from extract import EncoderSpec, Extraction, Manifest, Sample, Settings, extract, read_manifest
+from extract import EncoderSpec, Extraction, Manifest, Settings, extract, read_manifest
 from extract.encoders import build_encoder
 from extract.runtime import Runtime, choose_runtime
 
@@ -46,7 +46,7 @@ SHORT = 5
 class Bench:
     """What all sections share: models, data, the device, and a folder on disk.
 
-    `posts` have a text and a picture each; `mix` is all of `texts` and all of `pictures`.
+    `posts` have a text and a picture each.
     """
 
     work: Path
@@ -55,7 +55,6 @@ class Bench:
     texts: Manifest
     pictures: Manifest
     posts: Manifest
-    mix: Manifest
     runtime: Runtime
 
     @property
@@ -90,8 +89,6 @@ def make_bench(work: Path, ecnu: Path, minilm: Path, texts: int, images: int) ->
     by_text = {str(one.inputs["text"]): one for one in reversed(samples.samples) if "text" in one.inputs}
     unique = [one for one in samples.samples if by_text.get(str(one.inputs.get("text"))) is one][:texts]
     originals = [one for one in samples.samples if one.label][:images]
-    alone = [Sample(f"text-{one.id}", {"text": one.inputs["text"]}) for one in unique]
-    alone += [Sample(f"image-{one.id}", {"image": one.inputs["image"]}) for one in originals]
     return Bench(
         work,
         {"MiniLM": minilm, "BERT-base": make_bert(work / "bert-base", minilm)},
@@ -99,7 +96,6 @@ def make_bench(work: Path, ecnu: Path, minilm: Path, texts: int, images: int) ->
         part_of(samples, unique, "text"),
         part_of(samples, originals, "image"),
         part_of(samples, originals, "text", "image"),
-        part_of(samples, alone, "text", "image"),
         choose_runtime("cpu"),
     )
 
@@ -223,7 +219,8 @@ class Images:
         rival = Timm(self._bench.weights)
         ways = {"as it comes": as_it_comes(), "tuned fp32": best_ways("fp32")}
         if self._bench.runtime.has_bf16:
-            ways["tuned bf16"] = best_ways("bf16 autocast", "bf16 weights")
+            ways["tuned bf16"] = best_ways("bf16 autocast")
+            ways["bf16 weights"] = best_ways("bf16 weights")
         self._ways = {name: rival.tuned(self._paths, some) for name, some in ways.items()}
         self._rivals = {name: rival.encoder(self._paths, way) for name, way in self._ways.items()}
         found: dict[str, Any] = {"images": len(self._paths)}
@@ -258,7 +255,7 @@ class End:
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
-        self._data = {"posts": bench.posts, "mix": bench.mix}
+        self._data = {"posts": bench.posts}
         self._batches: dict[tuple[str, str], list[PlannedBatch]] = {}
 
     def check(self) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def _rates(modality: str, manifest: Manifest, done: Extraction, runtime: Runtime
     started = time.perf_counter()
     lights, costs = encoder.prepare(contents)
     prepared = time.perf_counter()
-    with ThreadPoolExecutor(runtime.decoders) as pool:
+    with ThreadPoolExecutor(runtime.decoders or runtime.replicas) as pool:
         decoded = list(pool.map(lambda light: _decoded(encoder, light), lights))
     ended = time.perf_counter()
     sound = [number for number, one in enumerate(decoded) if one is not None]

@@ -20,8 +20,10 @@ from extract.decode import DecodeError, ReadError
 from extract.encoders.spec import BrokenInputs, Encoder, stored_dtype
 from extract.planner import Task
 
-DECODED_AT_ONCE = 16
-"""Items that a decoding thread takes at a time."""
+AT_ONCE = 16
+"""Items that a reading or decoding thread takes at a time."""
+READERS = 4
+"""Threads that read files where they do not decode them, too."""
 SAVE_EVERY = 0.5
 """Seconds between two segments, if the encoder is quicker than that: a kill loses little more than them."""
 SAVE_BYTES = 64 * 2**20
@@ -55,7 +57,7 @@ class Machine(Protocol):
 
     @property
     def decoders(self) -> int:
-        """Threads that decode."""
+        """Threads that read and decode; 0 where each thread that encodes decodes its own batches."""
 
     def replica(self) -> contextlib.AbstractContextManager[None]:
         """Makes the calling thread one that encodes."""
@@ -83,7 +85,7 @@ _Encoded = tuple[Task, _Inputs, dict[str, Values]]
 class Crew:
     """Threads that take batches through decoding, encoding and writing.
 
-    One feeds, `decoders` decode, `replicas` encode, one writes. A broken item keeps its place in
+    One feeds, some read and decode, `replicas` encode, one writes. A broken item keeps its place in
     the batch as a blank input whose output is dropped, so that the others get the very vectors
     that they get beside a sound one.
 
@@ -97,7 +99,7 @@ class Crew:
         self._stations = stations
         self._machine = machine
         self._clock = clock
-        self._ready: Channel[tuple[Task, list[Future[_Inputs]]]] = Channel(machine.replicas + 2)
+        self._ready: Channel[tuple[Task, list[Future[list[Any]]]]] = Channel(machine.replicas + 2)
         self._encoded: Channel[_Encoded] = Channel(machine.replicas)
         self._outcomes: Channel[Outcome] = Channel(2**31)
         self._error: BaseException | None = None
@@ -139,20 +141,25 @@ class Crew:
                 self._outcomes.close()
 
     def _feed(self, tasks: Iterable[Task]) -> None:
-        with ThreadPoolExecutor(self._machine.decoders) as pool:
+        with ThreadPoolExecutor(self._machine.decoders or READERS) as pool:
             try:
                 for task in tasks:
-                    numbers = range(0, len(task.items), DECODED_AT_ONCE)
-                    futures = [pool.submit(self._decode, task, number) for number in numbers]
+                    numbers = range(0, len(task.items), AT_ONCE)
+                    futures = [pool.submit(self._load, task, number) for number in numbers]
                     self._ready.put((task, futures))
             finally:
                 self._ready.close()
 
-    def _decode(self, task: Task, start: int) -> _Inputs:
-        encoder = self._stations[task.modality].encoder
-        chosen = slice(start, start + DECODED_AT_ONCE)
-        with self._clock.measure(f"{task.modality}: decode"):
-            return [_decode(encoder, *one) for one in zip(task.items[chosen], task.lights[chosen], strict=True)]
+    def _load(self, task: Task, start: int) -> list[Any]:
+        """Some items of a batch from the disk; decoded, if other threads than those that encode do it."""
+        chosen = slice(start, start + AT_ONCE)
+        loaded = [_loaded(item, light) for item, light in zip(task.items[chosen], task.lights[chosen], strict=True)]
+        return self._decode(task.modality, loaded) if self._machine.decoders else loaded
+
+    def _decode(self, modality: str, loaded: Sequence[Any]) -> _Inputs:
+        encoder = self._stations[modality].encoder
+        with self._clock.measure(f"{modality}: decode"):
+            return [_decoded(encoder, one) for one in loaded]
 
     def _encode(self) -> None:
         try:
@@ -161,6 +168,8 @@ class Crew:
                     with self._clock.measure("wait for input"):
                         task, futures = self._ready.get()
                         inputs = [one for future in futures for one in future.result()]
+                    if not self._machine.decoders:
+                        inputs = self._decode(task.modality, inputs)
                     vectors = self._vectors(task, inputs) if inputs else {}
                     with self._clock.measure("wait for the disk"):
                         self._encoded.put((task, inputs, vectors))
@@ -230,9 +239,17 @@ class Crew:
         return outcomes
 
 
-def _decode(encoder: Encoder, item: bytes, light: Any) -> np.ndarray | Broken:
+def _loaded(item: bytes, light: Any) -> Any:
+    """What is to be decoded: the bytes of a file, or what was prepared; or why it is not to be had."""
     try:
-        return encoder.decode(_read(item, light) if isinstance(light, Path) else light)
+        return _read(item, light) if isinstance(light, Path) else light
+    except ReadError as error:
+        return Broken(str(error), final=False)
+
+
+def _decoded(encoder: Encoder, loaded: Any) -> np.ndarray | Broken:
+    try:
+        return loaded if isinstance(loaded, Broken) else encoder.decode(loaded)
     except DecodeError as error:
         return Broken(str(error), final=not isinstance(error, ReadError))
 

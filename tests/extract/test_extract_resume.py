@@ -268,7 +268,7 @@ import numpy as np
 from cache import KEY_SCHEMA, EncoderKey
 from extract import EncoderSpec, Settings, extract, read_manifest
 from extract.batching import Budget
-import extract.chosen
+import extract.chosen, extract.engine
 
 folder, mine, other = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 
@@ -291,6 +291,7 @@ here = types.SimpleNamespace(
 )
 # Without torch: it loads slowly.
 sys.modules["extract.runtime"] = types.SimpleNamespace(choose_runtimes=lambda *_: [here])
+extract.engine.SAVE_EVERY = 0.0
 extract.chosen.build_encoder = Slow
 spec = EncoderSpec("text", "slow")
 done = extract.extract(read_manifest(folder / "data"), Settings(folder / "store", "data", (spec,)))
