@@ -56,7 +56,7 @@ def planned_batches(
         lanes = [_lane(Path(folder), spec, contents[spec.modality].places, runtime, larger) for spec in specs]
         encoders = {lane.modality: lane.encoder for lane in lanes}
         tasks = list(stream_tasks(lanes, [Planner(lane, Clock()) for lane in lanes]))
-    with ThreadPoolExecutor(runtime.decoders) as pool:
+    with ThreadPoolExecutor(runtime.decoders or runtime.replicas) as pool:
         decode = {name: functools.partial(_decoded, encoder) for name, encoder in encoders.items()}
         return [(task.modality, list(pool.map(decode[task.modality], task.lights))) for task in tasks]
 

@@ -178,7 +178,7 @@ class Bench:
 
     def _by_pillow(self, paths: Sequence[Path]) -> float:
         encoder = build_encoder(replace(self.specs["image"], precision="fp32"), choose_runtime("cpu"))
-        with ThreadPoolExecutor(self.runtime.decoders) as pool:
+        with ThreadPoolExecutor(self.runtime.decoders or self.runtime.replicas) as pool:
             started = time.perf_counter()
             for _ in pool.map(lambda path: encoder.decode(path.read_bytes()), paths):
                 pass

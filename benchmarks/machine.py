@@ -52,10 +52,10 @@ def target_lines(targets: Sequence[Target]) -> list[str]:
     ]
 
 
-def write_result(name: str, title: str, result: dict[str, Any], lines: Sequence[str]) -> str:
-    """Writes `results/NAME.json` and `results/NAME.md`; returns the latter's text."""
+def write_result(name: str, title: str, result: dict[str, Any], lines: Sequence[str], script: str = "") -> str:
+    """Writes `results/NAME.json` and `results/NAME.md`; returns the latter's text. `script` is NAME if not given."""
     about = ", ".join(f"{key} {value}" for key, value in result["machine"].items())
-    text = "\n".join([f"# {title}", "", f"Measured by `benchmarks/{name}.py`: {about}.", "", *lines]) + "\n"
+    text = "\n".join([f"# {title}", "", f"Measured by `benchmarks/{script or name}.py`: {about}.", "", *lines]) + "\n"
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
     (RESULTS / f"{name}.md").write_text(text)

@@ -24,7 +24,7 @@ THREADS = 2
 BATCH_SIZES = (8, 16, 32, 64)
 AS_IT_COMES = 32
 """Batch size of sentence-transformers' `encode`, and ours for timm, whose loader has none of its own."""
-TRIED_TEXTS, TRIED_IMAGES = 256, 96
+TRIED_TEXTS, TRIED_IMAGES = 128, 32
 WORKERS = (0, 1, 2)
 
 

@@ -155,7 +155,7 @@ class _Stage:
                 f"{self._manifest.path} has no {listing(lacking)}; it has {listing(self._manifest.modalities)}: "
                 "see --modalities and --columns"
             )
-        if self._settings.device not in ("auto", "cpu"):
+        if self._settings.device not in ("auto", "cpu") or self._settings.compile:
             self._device()  # a GPU that is asked for must be there, whether or not anything is to encode
         # All keys first: a wrong model name must not come to light after hours of the other modality.
         chosen = {spec.modality: self._chooser.choose(spec) for spec in specs}
@@ -276,6 +276,8 @@ class _Stage:
                 "run the same command again"
             )
         runtime = self._device()
+        if spec.precision == "bf16" and not runtime.has_bf16:
+            self._done.warnings.append(f"{runtime.name} has no bf16 of its own: fp32 would be faster")
         self._warn_of_mixing(part.store, runtime)
         writer = FeatureWriter(part.store, list(outputs_of(key.fields)), runtime.record())
         work = Work(part.contents.places, part.plan.missing, part.plan.refused)

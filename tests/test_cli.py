@@ -280,3 +280,24 @@ def test_an_installation_brings_the_console_script(tmp_path: Path) -> None:
     assert (site / "bin" / "encode-once").exists()
     for path in (path for package in ("cache", "extract", "fuse") for path in (ROOT / package).rglob("*.py")):
         assert (site / path.relative_to(ROOT)).is_file(), path
+
+
+def test_bench_measures_the_first_samples_and_leaves_nothing(run: Run, posts: Path, models: list[str]) -> None:
+    before = sorted(posts.parent.rglob("*"))
+    done = run("bench", posts, "--samples", 6, "--precision", "fp32", "--json", *models)
+    assert done.code == 0, done.err
+    assert (done.json["samples"], list(done.json["modalities"])) == (6, ["text", "image"])
+    assert {one["precision"] for one in done.json["modalities"].values()} == {"fp32"}
+    assert sorted(posts.parent.rglob("*")) == before
+
+
+def test_precision_and_decoder_stand_in_the_key_and_in_the_json(run: Run, posts: Path, models: list[str]) -> None:
+    keys = set()
+    for options in ([], ["--precision", "fp32"], ["--decoder", "draft"], ["--precision", "bf16"]):
+        done = run("extract", posts, "--name", "posts", "--json", *models, *options)
+        assert done.code == 0, done.err
+        keys.add(done.json["encoders"]["image"])
+        assert done.json["precision"]["image"] == ("bf16" if "bf16" in options else "fp32")
+        assert done.json["stage_seconds"]["read and hash"] >= 0
+    assert len(keys) == 3
+    assert run("extract", posts, "--name", "posts", "--compile", *models).code == 1

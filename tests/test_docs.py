@@ -57,6 +57,12 @@ def test_every_command_and_option_has_help(command: list[str]) -> None:
             assert not isinstance(param, click.Option) or param.help, param.name
 
 
+def test_the_help_keeps_its_lines(run: Callable[..., Result]) -> None:
+    lines = run("--help").out.splitlines()
+    assert [line for line in lines if line.startswith("  pipeline.py bench --gpu   ")]
+    assert not [line for line in lines if "\\b" in line]
+
+
 def test_the_python_of_the_readme_runs(
     run: Callable[..., Result], posts: Path, models: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -287,7 +287,7 @@ class Slow:
 
 here = types.SimpleNamespace(
     name="CPU", budget=lambda _: Budget(cost=10**6, items=4), record=dict,
-    replicas=1, decoders=1, replica=contextlib.nullcontext, has_bf16=False,
+    replicas=1, decoders=0, replica=contextlib.nullcontext, has_bf16=False,
 )
 # Without torch: it loads slowly.
 sys.modules["extract.runtime"] = types.SimpleNamespace(choose_runtimes=lambda *_: [here])
