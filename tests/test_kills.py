@@ -17,7 +17,7 @@ def test_a_kill_costs_the_batches_in_flight_and_nothing_else(kills: int, seed: i
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert len(found["targets"]) == 7
+    assert len(found["targets"]) == 8
     assert [what for what, _, _, met in found["targets"] if not met] == []
     assert found["extract"]["kills"] == kills
     assert found["extract"]["batches"] > 50

@@ -6,7 +6,7 @@ import pytest
 
 from cache import DataError
 from extract import EncoderSpec, Manifest, bench, bench_lines, read_manifest
-from extract.bench import bare_forward, matrix_gflops, write_bench_posts
+from extract.measure import bare_forward, matrix_gflops, write_bench_posts
 from extract.runtime import Runtime
 
 
@@ -74,5 +74,5 @@ def test_a_bare_pass_encodes_every_batch_once_and_one_to_warm_up(runtime: Runtim
 
 
 def test_the_rate_of_products_is_of_a_plausible_size(runtime: Runtime, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("extract.bench.MATRIX", 256)
+    monkeypatch.setattr("extract.measure.MATRIX", 256)
     assert 0.1 < matrix_gflops(runtime, "fp32") < 1e6
