@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import queue
 import statistics
 import tempfile
 import threading
@@ -26,7 +25,8 @@ from extract.batching import Budget
 from extract.clock import Clock
 from extract.contents import read_contents
 from extract.encoders import build_encoder
-from extract.encoders.spec import Encoder, outputs_of
+from extract.encoders.spec import decode_light, outputs_of
+from extract.measure import together
 from extract.planner import Lane, Planner, Work, stream_tasks
 from extract.runtime import Runtime
 
@@ -57,7 +57,7 @@ def planned_batches(
         encoders = {lane.modality: lane.encoder for lane in lanes}
         tasks = list(stream_tasks(lanes, [Planner(lane, Clock()) for lane in lanes]))
     with ThreadPoolExecutor(runtime.decoders or runtime.replicas) as pool:
-        decode = {name: functools.partial(_decoded, encoder) for name, encoder in encoders.items()}
+        decode = {name: functools.partial(decode_light, encoder) for name, encoder in encoders.items()}
         return [(task.modality, list(pool.map(decode[task.modality], task.lights))) for task in tasks]
 
 
@@ -71,10 +71,6 @@ def _lane(folder: Path, spec: EncoderSpec, places: Mapping[bytes, str | Path], r
     return Lane(encoder, Work(places, sorted(places)), store, writer, budget)
 
 
-def _decoded(encoder: Encoder, light: Any) -> np.ndarray:
-    return encoder.decode(light.read_bytes() if isinstance(light, Path) else light)
-
-
 @contextlib.contextmanager
 def threads_each(number: int) -> Iterator[None]:
     """Makes the calling thread one that has so many threads inside each operator."""
@@ -84,55 +80,6 @@ def threads_each(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def bare_seconds(
-    batches: Sequence[PlannedBatch],
-    encoders: Mapping[str, Encoder],
-    replicas: int,
-    replica: Callable[[], contextlib.AbstractContextManager[None]],
-) -> float:
-    """Seconds for all batches by `replicas` threads from one queue, after each has had one of every modality.
-
-    Args:
-        batches: in the order in which they are taken.
-        encoders: by modality.
-        replicas: threads that encode.
-        replica: makes the calling thread one of them, such as `Runtime.replica`.
-    """
-    left: queue.SimpleQueue[PlannedBatch] = queue.SimpleQueue()
-    for batch in batches:
-        left.put(batch)
-    first = dict(reversed(batches))
-    start = threading.Barrier(replicas + 1)
-
-    def work() -> None:
-        with replica():
-            for modality, inputs in first.items():
-                encoders[modality].encode(inputs)
-            start.wait()
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    modality, inputs = left.get_nowait()
-                    encoders[modality].encode(inputs)
-
-    with ThreadPoolExecutor(replicas) as pool:
-        working = [pool.submit(_or_release, work, start) for _ in range(replicas)]
-        with contextlib.suppress(threading.BrokenBarrierError):
-            start.wait()
-        started = time.perf_counter()
-        for one in working:
-            one.result()
-        return time.perf_counter() - started
-
-
-def _or_release(work: Callable[[], None], start: threading.Barrier) -> None:
-    """Does the work; if it fails, nobody waits for it at the start."""
-    try:
-        work()
-    except BaseException:
-        start.abort()
-        raise
 
 
 def matmul_rates(threads: int, dtype: torch.dtype, fused: bool) -> dict[str, float]:
@@ -149,9 +96,7 @@ def matmul_rates(threads: int, dtype: torch.dtype, fused: bool) -> dict[str, flo
 
 
 def _matmul_rate(replicas: int, threads: int, dtype: torch.dtype, kind: str) -> float:
-    start = threading.Barrier(replicas)
-
-    def work() -> float:
+    def work(start: threading.Barrier) -> float:
         with torch.inference_mode(), threads_each(threads):
             a, b = (torch.randn(MATRIX, MATRIX).to(dtype) for _ in range(2))
             multiply: Callable[[], torch.Tensor] = lambda: a @ b  # noqa: E731
@@ -166,8 +111,7 @@ def _matmul_rate(replicas: int, threads: int, dtype: torch.dtype, kind: str) -> 
                 done += 1
             return done * 2 * MATRIX**3 / (time.perf_counter() - started) / 1e9
 
-    with ThreadPoolExecutor(replicas) as pool:
-        return sum(pool.map(lambda _: work(), range(replicas)))
+    return sum(together(replicas, work))
 
 
 def bert_flop(lengths: Sequence[int], config: Mapping[str, Any]) -> float:

@@ -32,7 +32,7 @@ import numpy as np
 import torch
 
 import extract.runtime
-from benchmarks.forward import bare_seconds, lowest_cosine, part_of, planned_batches
+from benchmarks.forward import lowest_cosine, part_of, planned_batches
 from benchmarks.machine import Target, machine, target_lines, write_result
 from benchmarks.sections import VOCABULARY, make_resnet
 from cache import load
@@ -40,6 +40,7 @@ from extract import EncoderSpec, Extraction, Manifest, Sample, Settings, read_ma
 from extract.batching import Budget
 from extract.encoders import build_encoder
 from extract.encoders.image import Preset, resize_on_device
+from extract.measure import bare_seconds
 from extract.runtime import Runtime, choose_runtime
 
 TOKENS, PICTURES = (32768, 65536, 131072), (64, 128, 256)

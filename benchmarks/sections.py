@@ -17,7 +17,6 @@ import torch
 
 from benchmarks.forward import (
     PlannedBatch,
-    bare_seconds,
     bert_flop,
     compiled_rate,
     lowest_cosine,
@@ -30,6 +29,7 @@ from benchmarks.rivals import AS_IT_COMES, THREADS, Sentences, Timm, Way, as_it_
 from cache import load
 from extract import EncoderSpec, Extraction, Manifest, Settings, extract, read_manifest
 from extract.encoders import build_encoder
+from extract.measure import bare_seconds
 from extract.runtime import Runtime, choose_runtime
 
 Lanes = dict[str, Callable[[], dict[str, float]]]

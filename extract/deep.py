@@ -26,7 +26,7 @@ from extract.contents import read_contents
 from extract.datasets import read_manifest
 from extract.decode import DecodeError
 from extract.encoders import build_encoder
-from extract.encoders.spec import EncoderSpec, stored_dtype
+from extract.encoders.spec import EncoderSpec, decode_light, stored_dtype
 from extract.manifest import Content
 
 _ANEW = "move the .h5 files of the folder out of the store and run extract again to encode all anew"
@@ -123,8 +123,7 @@ class _Again:
 
     def _encode(self, place: Content) -> dict[str, Values]:
         lights, _ = self._encoder.prepare([place])
-        light = lights[0].read_bytes() if isinstance(lights[0], Path) else lights[0]
-        return self._encoder.encode([self._encoder.decode(light)])
+        return self._encoder.encode([decode_light(self._encoder, lights[0])])
 
 
 def _difference(stored: Values, found: Values) -> float:

@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import queue
 import random
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from cache import DataError, Progress, silent
-from extract.batching import plan_batches
+from extract.batching import Budget, plan_batches
 from extract.contents import read_contents
 from extract.datasets import read_manifest
 from extract.datasets.demo import WORDS, write_bert
 from extract.decode import DecodeError
 from extract.encoders import build_encoder
-from extract.encoders.spec import Encoder, EncoderSpec
+from extract.encoders.spec import Encoder, EncoderSpec, decode_light
 from extract.manifest import Manifest
 from extract.stage import Extraction, Settings, extract
 
 if TYPE_CHECKING:
     from extract.runtime import Runtime
 
+T = TypeVar("T")
 CPU_SAMPLES, GPU_SAMPLES = 128, 2048
 MATRIX = 2048
 ROUNDS = 5
@@ -127,10 +129,8 @@ def _rates(modality: str, manifest: Manifest, done: Extraction, runtime: Runtime
     ended = time.perf_counter()
     sound = [number for number, one in enumerate(decoded) if one is not None]
     inputs = [one for one in decoded if one is not None]
-    batches = plan_batches([costs[number] for number in sound], runtime.budget(modality))
-    work = [[inputs[number] for number in batch] for batch in batches]
     progress(f"{modality}: bare forward", 0, 1)
-    seconds = bare_forward(encoder, work, runtime)
+    seconds = _bare_seconds_that_fit(encoder, inputs, [costs[number] for number in sound], runtime)
     progress(f"{modality}: bare forward", 1, 1)
     on_disk = any(isinstance(one, Path) for one in lights)
     return {
@@ -146,41 +146,80 @@ def _rates(modality: str, manifest: Manifest, done: Extraction, runtime: Runtime
 
 def _decoded(encoder: Encoder, light: Any) -> np.ndarray | None:
     try:
-        return encoder.decode(light.read_bytes() if isinstance(light, Path) else light)
+        return decode_light(encoder, light)
     except (DecodeError, OSError):  # the extraction before has recorded it
         return None
 
 
-def bare_forward(encoder: Encoder, batches: Sequence[Sequence[np.ndarray]], runtime: Runtime) -> float:
-    """Seconds in which the device's replicas take ready batches through the encoder; nothing is read or written.
+def _bare_seconds_that_fit(
+    encoder: Encoder, inputs: Sequence[np.ndarray], costs: Sequence[int], runtime: Runtime
+) -> float:
+    """Of all inputs in the budget's batches, or in as much smaller ones as the memory demands."""
+    modality = encoder.key.modality
+    budget = runtime.budget(modality)
+    while True:
+        batches = [(modality, [inputs[number] for number in batch]) for batch in plan_batches(costs, budget)]
+        try:
+            return bare_seconds(batches, {modality: encoder}, runtime.replicas, runtime.replica)
+        except Exception as error:
+            if not runtime.out_of_memory(error) or budget.items == 1:
+                raise
+            budget = Budget(budget.cost // 2, budget.items // 2)
+
+
+def bare_seconds(
+    batches: Sequence[tuple[str, Sequence[np.ndarray]]],
+    encoders: Mapping[str, Encoder],
+    replicas: int,
+    replica: Callable[[], contextlib.AbstractContextManager[None]],
+) -> float:
+    """Seconds for ready batches by `replicas` threads from one queue; nothing is read or written.
 
     Args:
-        encoder: on the runtime's device.
-        batches: of decoded inputs; the first is encoded once beforehand by each replica.
-        runtime: as many threads as it has replicas, each made one by `Runtime.replica`.
+        batches: each with its modality, in the order in which they are taken. Beforehand each
+            thread encodes one of every modality.
+        encoders: by modality.
+        replicas: threads that encode.
+        replica: makes the calling thread one of them, such as `Runtime.replica`.
     """
-    waiting: queue.SimpleQueue[Sequence[np.ndarray]] = queue.SimpleQueue()
+    left: queue.SimpleQueue[tuple[str, Sequence[np.ndarray]]] = queue.SimpleQueue()
     for batch in batches:
-        waiting.put(batch)
-    ready = threading.Barrier(runtime.replicas + 1)
+        left.put(batch)
+    first = dict(reversed(batches))
 
-    def work() -> None:
-        with runtime.replica():
-            encoder.encode(batches[0])
-            ready.wait()
-            while True:
-                try:
-                    encoder.encode(waiting.get_nowait())
-                except queue.Empty:
-                    return
+    def work(start: threading.Barrier) -> tuple[float, float]:
+        with replica():
+            for modality, inputs in first.items():
+                encoders[modality].encode(inputs)
+            start.wait()
+            started = time.perf_counter()
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    modality, inputs = left.get_nowait()
+                    encoders[modality].encode(inputs)
+            return started, time.perf_counter()
 
-    with ThreadPoolExecutor(runtime.replicas) as pool:
-        running = [pool.submit(work) for _ in range(runtime.replicas)]
-        ready.wait()
-        started = time.perf_counter()
-        for one in running:
-            one.result()
-        return time.perf_counter() - started
+    times = together(replicas, work)
+    return max(ended for _, ended in times) - min(started for started, _ in times)
+
+
+def together(threads: int, work: Callable[[threading.Barrier], T]) -> list[T]:
+    """Does the work in so many threads, which go on together from the barrier; if one fails, none waits for it."""
+    start = threading.Barrier(threads)
+
+    def guarded() -> T:
+        try:
+            return work(start)
+        except BaseException:
+            start.abort()
+            raise
+
+    with ThreadPoolExecutor(threads) as pool:
+        running = [pool.submit(guarded) for _ in range(threads)]
+    errors = [error for error in (one.exception() for one in running) if error is not None]
+    if errors:
+        raise next((error for error in errors if not isinstance(error, threading.BrokenBarrierError)), errors[0])
+    return [one.result() for one in running]
 
 
 def matrix_gflops(runtime: Runtime, precision: str) -> float:
@@ -190,16 +229,14 @@ def matrix_gflops(runtime: Runtime, precision: str) -> float:
     from extract.encoders.weights import compute_dtype
 
     dtype = compute_dtype(precision)
-    threads = runtime.replicas if runtime.device.type == "cpu" else 1
-    ready = threading.Barrier(threads)
 
-    def work() -> float:
+    def work(start: threading.Barrier) -> float:
         with runtime.replica(), torch.inference_mode():
             draw = torch.Generator().manual_seed(0)
             one, two = (torch.randn(MATRIX, MATRIX, generator=draw).to(runtime.device, dtype) for _ in range(2))
             times = []
             for _ in range(ROUNDS + 1):  # the first warms up
-                ready.wait()
+                start.wait()
                 started = time.perf_counter()
                 # On x86 torch hands float32 to MKL, which is slow on some processors; encoders use oneDNN.
                 (torch.ops.mkldnn._linear_pointwise(one, two, None, "none", [], "") if runtime.fused else one @ two)
@@ -208,8 +245,7 @@ def matrix_gflops(runtime: Runtime, precision: str) -> float:
                 times.append(time.perf_counter() - started)
             return 2 * MATRIX**3 / min(times[1:]) / 1e9
 
-    with ThreadPoolExecutor(threads) as pool:
-        return sum(one.result() for one in [pool.submit(work) for _ in range(threads)])
+    return sum(together(runtime.replicas if runtime.device.type == "cpu" else 1, work))
 
 
 def bench_lines(result: dict[str, Any]) -> list[str]:
@@ -227,7 +263,7 @@ def bench_lines(result: dict[str, Any]) -> list[str]:
     for first, *rest in rows:
         cells = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
         lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
-    lines += [f"{name}: {one['precision']}: {one['why']}" for name, one in rates.items() if one["why"]]
+    lines += [f"{name} in {one['precision']}: {one['why']}" for name, one in rates.items() if one["why"]]
     seconds, forward, decode = result["seconds"], result["forward_seconds"], result["decode_seconds"]
     lines += [
         "",

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from extract.decode import DecodeError
-from extract.encoders.spec import BrokenInputs, Encoder
+from extract.encoders.spec import BrokenInputs, Encoder, decode_light
 from extract.manifest import Content, Sample
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def _inputs(encoder: Encoder, contents: Sequence[Content]) -> tuple[list[np.ndar
             break
         try:
             (light,), (cost,) = encoder.prepare([content])
-            inputs.append(encoder.decode(light.read_bytes() if isinstance(light, Path) else light))
+            inputs.append(decode_light(encoder, light))
             most = max(most, cost)
         except (DecodeError, OSError):  # the extraction itself will say so
             continue

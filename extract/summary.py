@@ -47,7 +47,7 @@ def extraction_lines(manifest: Manifest, done: Extraction, store: Path, seconds:
         precision, why = done.precision[name]
         lines.append(f"  {name}: {block.dim} columns ({block.output}), {done.reasons[name]}; {state}")
         if done.encoded and why:
-            lines.append(f"    {precision}: {why}")
+            lines.append(f"    computed in {precision}: {why}")
     if done.truncated:
         lines.append(f"  {done.truncated} texts were cut to the model's longest input")
     lines += [f"warning: {warning}" for warning in done.warnings]

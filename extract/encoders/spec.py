@@ -163,6 +163,11 @@ class Encoder(Protocol):
         """
 
 
+def decode_light(encoder: Encoder, light: Any) -> np.ndarray:
+    """One model input from a light form, which may be the path of a file. Raises DecodeError, OSError."""
+    return encoder.decode(light.read_bytes() if isinstance(light, Path) else light)
+
+
 def outputs_of(fields: Mapping[str, Any]) -> dict[str, int]:
     """Names and widths of the outputs, from a key's fields."""
     return {str(name): int(width) for name, width in fields["outputs"].items()}

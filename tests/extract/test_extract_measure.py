@@ -1,12 +1,14 @@
-from dataclasses import replace
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from cache import DataError
 from extract import EncoderSpec, Manifest, bench, bench_lines, read_manifest
-from extract.measure import bare_forward, matrix_gflops, write_bench_posts
+from extract.measure import bare_seconds, matrix_gflops, together, write_bench_posts
 from extract.runtime import Runtime
 
 
@@ -68,9 +70,38 @@ def test_generated_posts_are_read_and_come_with_a_model(tmp_path: Path):
 @pytest.mark.parametrize("replicas", [1, 3])
 def test_a_bare_pass_encodes_every_batch_once_and_one_to_warm_up(runtime: Runtime, replicas: int):
     encoder = Counting()
-    batches = [[np.array([number])] for number in range(20)]
-    assert bare_forward(encoder, batches, replace(runtime, replicas=replicas)) > 0
+    batches = [("text", [np.array([number])]) for number in range(20)]
+    assert bare_seconds(batches, {"text": encoder}, replicas, runtime.replica) > 0
     assert sorted(encoder.given) == sorted([*range(20), *[0] * replicas])
+
+
+def test_a_thread_that_fails_holds_no_other():
+    first = iter([True])
+
+    def work(start: threading.Barrier) -> None:
+        if next(first, False):
+            raise MemoryError("full")
+        start.wait(timeout=20)
+
+    with pytest.raises(MemoryError, match="full"):
+        together(3, work)
+
+
+def test_a_bare_pass_takes_smaller_batches_where_the_memory_is_full(runtime: Runtime):
+    from extract.measure import _bare_seconds_that_fit
+
+    sizes = []
+
+    class Cramped(Counting):
+        key = SimpleNamespace(modality="image")
+
+        def encode(self, batch: list[np.ndarray]) -> None:
+            sizes.append(len(batch))
+            if len(batch) > 3:
+                raise torch.OutOfMemoryError("full")
+
+    assert _bare_seconds_that_fit(Cramped(), [np.zeros(1)] * 16, [1] * 16, runtime) > 0
+    assert (max(sizes), sizes[-1]) == (8, 2)
 
 
 def test_the_rate_of_products_is_of_a_plausible_size(runtime: Runtime, monkeypatch: pytest.MonkeyPatch):
