@@ -1,6 +1,7 @@
 import itertools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,26 @@ def test_vectors_do_not_depend_on_batches_or_on_the_order_of_samples(
         assert max(np.abs(found[name] - vectors[name]).max() for name in vectors) < 1e-5
         assert np.abs(found["p0"] - vectors["p1"]).max() > 0.01
         assert again.view.blocks[modality].encoder == done.view.blocks[modality].encoder
+
+
+@pytest.mark.parametrize("modality", ["text", "image"])
+def test_vectors_in_bfloat16_do_not_depend_on_batches_or_threads(
+    posts, bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, modality: str
+):
+    import torch
+
+    spec = replace(getattr(bench, modality), precision="bf16")
+    expected = bench.vectors(bench.extract(posts.read(), spec), modality)
+    monkeypatch.setattr("extract.runtime.CPU_TEXT", Budget(cost=40, items=3))
+    monkeypatch.setattr("extract.runtime.CPU_IMAGE", Budget(cost=3, items=3))
+    found = []
+    for threads in (3, 1):
+        torch.set_num_threads(threads)
+        bench.store = tmp_path / str(threads)
+        found.append(bench.vectors(bench.extract(posts.read(), spec), modality))
+    norms = np.linalg.norm(found[0], axis=1) * np.linalg.norm(expected, axis=1)
+    assert ((found[0] * expected).sum(axis=1) / norms).min() >= 0.9999
+    assert np.array_equal(found[0], found[1])
 
 
 def test_an_interrupted_run_is_continued(
