@@ -26,6 +26,7 @@ from extract.clock import Clock
 from extract.contents import read_contents
 from extract.encoders import build_encoder
 from extract.encoders.spec import decode_light, outputs_of
+from extract.manifest import Content
 from extract.measure import together
 from extract.planner import Lane, Planner, Work, stream_tasks
 from extract.runtime import Runtime
@@ -61,7 +62,7 @@ def planned_batches(
         return [(task.modality, list(pool.map(decode[task.modality], task.lights))) for task in tasks]
 
 
-def _lane(folder: Path, spec: EncoderSpec, places: Mapping[bytes, str | Path], runtime: Runtime, larger: int) -> Lane:
+def _lane(folder: Path, spec: EncoderSpec, places: Mapping[bytes, Content], runtime: Runtime, larger: int) -> Lane:
     encoder = build_encoder(spec, runtime)
     store = FeatureStore(folder).encoder(encoder.key.digest)
     store.create(encoder.key)

@@ -85,7 +85,7 @@ def make_pictures(folder: Path, ecnu: Path | None, number: int) -> list[Path]:
     originals: list[Path] = []
     if ecnu is not None:
         labelled = [one for one in read_manifest(ecnu).samples if one.label][:400]
-        originals = [Path(one.inputs["image"]) for one in labelled]
+        originals = [Path(str(one.inputs["image"])) for one in labelled]
 
     def make(one: int) -> Path:
         from PIL import Image
@@ -173,7 +173,7 @@ class Bench:
 
     def decode_limits(self, decoders: Sequence[str], rounds: int) -> dict[str, float]:
         """Pictures/s of decoding alone: by Pillow on all cores, by nvJPEG with resizing on the GPU."""
-        paths = [Path(one.inputs["image"]) for one in self.data["image"].samples]
+        paths = [Path(str(one.inputs["image"])) for one in self.data["image"].samples]
         ways = {"pillow": self._by_pillow, "nvjpeg": self._by_nvjpeg}
         return {one: statistics.median(len(paths) / ways[one](paths) for _ in range(rounds + 1)) for one in decoders}
 
@@ -274,7 +274,7 @@ def lines_of(result: dict[str, Any], rounds: int) -> list[str]:
 
 def measure(bench: Bench, rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
     gpu = bench.runtime.device.type == "cuda"
-    first = Path(bench.data["image"].samples[0].inputs["image"])
+    first = Path(str(bench.data["image"].samples[0].inputs["image"]))
     lacking = nvjpeg_works(bench.runtime, first) if gpu else "there is no GPU"
     decoders = ["pillow"] if lacking else ["pillow", "nvjpeg"]
     cases = cases_of(bench.specs, decoders, (False, True) if gpu else (False,))

@@ -212,7 +212,7 @@ class Images:
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
-        self._paths = [Path(one.inputs["image"]) for one in bench.pictures.samples]
+        self._paths = [Path(str(one.inputs["image"])) for one in bench.pictures.samples]
         self._ways: dict[str, Way] = {}
         self._rivals: dict[str, Callable[[], np.ndarray]] = {}
 

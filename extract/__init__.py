@@ -1,5 +1,7 @@
 """Stage one: data sets, encoders, and the loop that fills the store."""
 
+from typing import TYPE_CHECKING, Any
+
 from extract.datasets import LAYOUTS, read_manifest
 from extract.datasets.demo import write_demo
 from extract.deep import verify_by_encoding
@@ -9,10 +11,14 @@ from extract.measure import bench, bench_lines
 from extract.stage import Extraction, Settings, extract
 from extract.summary import extraction_lines, extraction_result, failure_lines
 
+if TYPE_CHECKING:
+    from extract.extractor import FeatureExtractor
+
 __all__ = [
     "LAYOUTS",
     "EncoderSpec",
     "Extraction",
+    "FeatureExtractor",
     "Manifest",
     "Sample",
     "Settings",
@@ -29,3 +35,12 @@ __all__ = [
     "verify_by_encoding",
     "write_demo",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads `FeatureExtractor` when it is asked for: importing sklearn takes longer than an unchanged `extract`."""
+    if name == "FeatureExtractor":
+        from extract.extractor import FeatureExtractor
+
+        return FeatureExtractor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

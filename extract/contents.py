@@ -25,7 +25,7 @@ class Contents:
     Attributes:
         items: item key of each sample; NO_ITEM where it is missing or cannot be read.
         state: `uint8 (n,)`, PRESENT, MISSING or FAILED.
-        places: by item key, the text itself or the path of the file.
+        places: by item key, the text itself, or the file's bytes or path.
         unreadable: samples of which not even the bytes could be read.
     """
 

@@ -6,21 +6,21 @@ import functools
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cache import DataError, listing
 
-Content = str | Path
-"""A text itself, or the path of a file."""
+Content = str | Path | bytes
+"""A text itself; the path of a file, or what would be in it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One row of a data set.
 
-    `inputs` holds the modalities that it has: a text, or the path of a picture that may yet
+    `inputs` holds the modalities that it has: a text; a picture's bytes, or its path, which may yet
     turn out to be missing. `label`, `split` and `group` are empty where the data gives none.
     `file` and `line` tell where it stands, for messages; `file` is empty where there is only one.
     """
@@ -41,23 +41,27 @@ class Sample:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Rows in the order of the data, and how they were read."""
+    """Rows in the order of the data, and how they were read.
+
+    `declared` names modalities that the data has even where no row does.
+    """
 
     path: Path
     layout: str
     samples: tuple[Sample, ...]
     notes: Mapping[str, Any] = field(default_factory=dict)
+    declared: tuple[str, ...] = ()
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Modalities that at least one sample has, `text` before `image`."""
-        held = {modality for sample in self.samples for modality in sample.inputs}
+        """Modalities that are declared or that at least one sample has, `text` before `image`."""
+        held = {*self.declared, *(modality for sample in self.samples for modality in sample.inputs)}
         order = {"text": 0, "image": 1}
         return tuple(sorted(held, key=lambda name: (order.get(name, 2), name)))
 
     def unlabelled(self) -> Manifest:
         """The rows without a label."""
-        return Manifest(self.path, self.layout, tuple(s for s in self.samples if not s.label), self.notes)
+        return replace(self, samples=tuple(s for s in self.samples if not s.label))
 
 
 def checked_manifest(

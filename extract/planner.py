@@ -6,13 +6,13 @@ from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cache import Batch, EncoderStore, FeatureWriter, standing_batches, write_batches
 from extract.batching import Budget, fits, plan_batches
 from extract.clock import Clock
 from extract.encoders.spec import Encoder
+from extract.manifest import Content
 
 WINDOW = 16384
 """Items that are tokenised and sorted at once: enough for batches of even length, and few in memory."""
@@ -23,13 +23,13 @@ class Work:
     """What is to be encoded.
 
     Attributes:
-        contents: by item key, a text or the path of a file.
+        contents: by item key, a text, or the path or the bytes of a file.
         missing: keys of the items that are to be encoded, sorted.
         refused: keys of items that are known to be broken. They are only touched where they
             stand in a batch that was planned before it was known.
     """
 
-    contents: Mapping[bytes, str | Path]
+    contents: Mapping[bytes, Content]
     missing: Sequence[bytes]
     refused: Sequence[bytes] = ()
 
@@ -65,7 +65,7 @@ class Task:
     Attributes:
         modality: of its items.
         items: item keys, those left out that another process has stored meanwhile.
-        lights: of each item a text's tokens, or the path of a file.
+        lights: of each item a text's tokens, or the path or the bytes of a file.
         cost: of its costliest item.
         elsewhere: how many items were left out.
     """

@@ -21,6 +21,7 @@ from extract.decode import MAX_PIXELS, DecodeError, decode_image, is_plain_jpeg
 from extract.encoders.kernels import fold_batch_norms, fuse_convolutions, fuse_linears
 from extract.encoders.spec import COMPUTE, BrokenInputs, EncoderSpec, storage
 from extract.encoders.weights import compute_dtype, weights_digest
+from extract.manifest import Content
 from extract.runtime import Runtime
 
 
@@ -97,8 +98,8 @@ class ImageEncoder:
         self._scale = torch.tensor(1 / (255 * std), dtype=torch.float32, device=runtime.device)
         self._shift = torch.tensor(-mean / std, dtype=torch.float32, device=runtime.device)
 
-    def prepare(self, contents: Sequence[str | Path]) -> tuple[list[str | Path], list[int]]:
-        """The paths as they are; each picture costs 1."""
+    def prepare(self, contents: Sequence[Content]) -> tuple[list[Content], list[int]]:
+        """Paths, or the bytes of files, as they are; each picture costs 1."""
         return list(contents), [1] * len(contents)
 
     def decode(self, light: bytes) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from cache import TOKENS, EncoderKey, UsageError, Values, listing
+from extract.manifest import Content
 
 DEFAULT_MODELS = {"text": "bert-base-uncased", "image": "resnet50"}
 OUTPUTS = {"text": ("mean", "cls"), "image": ("pool",)}
@@ -147,7 +148,7 @@ class Encoder(Protocol):
     files: tuple[Path, ...]
     truncated: int
 
-    def prepare(self, contents: Sequence[str | Path]) -> tuple[list[Any], list[int]]:
+    def prepare(self, contents: Sequence[Content]) -> tuple[list[Any], list[int]]:
         """Light forms of the contents, and the cost of each."""
 
     def decode(self, light: Any) -> np.ndarray:

@@ -25,6 +25,7 @@ from cache import (
 from extract.encoders.kernels import fuse_linears
 from extract.encoders.spec import COMPUTE, EncoderSpec, storage
 from extract.encoders.weights import compute_dtype, weights_digest
+from extract.manifest import Content
 from extract.runtime import Runtime
 
 NOT_THE_FUNCTION = (
@@ -88,7 +89,7 @@ class TextEncoder:
             fuse_linears(self._model)
         self._forward = torch.compile(self._model, dynamic=True) if runtime.compile else self._model
 
-    def prepare(self, contents: Sequence[str | Path]) -> tuple[list[np.ndarray], list[int]]:
+    def prepare(self, contents: Sequence[Content]) -> tuple[list[np.ndarray], list[int]]:
         """Token ids of all texts, cut to the model's longest input, and their numbers."""
         lights: list[np.ndarray] = []
         for start in range(0, len(contents), TOKENIZE_AT_ONCE):
