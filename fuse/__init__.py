@@ -1,29 +1,127 @@
 """Fusion heads as sklearn estimators, and the protocol that compares them."""
 
 from fuse.bundle import load, save
-from fuse.estimators import FusionClassifier
+from fuse.estimators import FusionClassifier, FusionHead, FusionRegressor
 from fuse.evaluate import Evaluation, evaluate
-from fuse.heads.linear import ConcatLogisticClassifier, UnimodalClassifier
-from fuse.heads.mlp import ConcatMLPClassifier
-from fuse.heads.vote import LateVotingClassifier
+from fuse.heads.aligned import CMBERTClassifier, CMBERTRegressor, EFLSTMClassifier, EFLSTMRegressor
+from fuse.heads.attention import CrossAttentionClassifier, CrossAttentionRegressor, MulTClassifier, MulTRegressor
+from fuse.heads.bilinear import (
+    BilinearClassifier,
+    BilinearRegressor,
+    MCBClassifier,
+    MCBRegressor,
+    MFBClassifier,
+    MFBRegressor,
+    MLBClassifier,
+    MLBRegressor,
+    MutanClassifier,
+    MutanRegressor,
+)
+from fuse.heads.conditional import FiLMClassifier, FiLMRegressor, MultiplicativeClassifier, MultiplicativeRegressor
+from fuse.heads.gated import GatedUnitClassifier, GatedUnitRegressor
+from fuse.heads.kernel import KernelClassifier, KernelRegressor
+from fuse.heads.linear import (
+    ConcatLogisticClassifier,
+    RidgeClassifier,
+    RidgeRegressor,
+    UnimodalClassifier,
+    UnimodalRegressor,
+)
+from fuse.heads.merge import FeatureMergeClassifier, FeatureMergeRegressor, LogitMergeClassifier, LogitMergeRegressor
+from fuse.heads.mlp import (
+    ConcatMLPClassifier,
+    ConcatMLPRegressor,
+    FlatTokensClassifier,
+    FlatTokensRegressor,
+    GradientBlendingClassifier,
+    GradientBlendingRegressor,
+)
+from fuse.heads.sets import SetFusionClassifier, SetFusionRegressor
+from fuse.heads.stack import (
+    EnsembleSelectionClassifier,
+    EnsembleSelectionRegressor,
+    StackingClassifier,
+    StackingRegressor,
+)
+from fuse.heads.svm import LinearSVMClassifier, LinearSVMRegressor
+from fuse.heads.tensor import (
+    LowRankFusionClassifier,
+    LowRankFusionRegressor,
+    TensorFusionClassifier,
+    TensorFusionRegressor,
+)
+from fuse.heads.vote import LateVotingClassifier, LateVotingRegressor
 from fuse.metrics import classification_metrics
-from fuse.registry import HEADS, Head, make_classifier
+from fuse.registry import HEADS, Head, make_classifier, make_regressor
 from fuse.report.screen import comparison_table, evaluation_text
 from fuse.runs import Judged, Run, judge, load_run, predict, run_head
 from fuse.splits import Protocol, protocol_for
 
 __all__ = [
     "HEADS",
+    "BilinearClassifier",
+    "BilinearRegressor",
+    "CMBERTClassifier",
+    "CMBERTRegressor",
     "ConcatLogisticClassifier",
     "ConcatMLPClassifier",
+    "ConcatMLPRegressor",
+    "CrossAttentionClassifier",
+    "CrossAttentionRegressor",
+    "EFLSTMClassifier",
+    "EFLSTMRegressor",
+    "EnsembleSelectionClassifier",
+    "EnsembleSelectionRegressor",
     "Evaluation",
+    "FeatureMergeClassifier",
+    "FeatureMergeRegressor",
+    "FiLMClassifier",
+    "FiLMRegressor",
+    "FlatTokensClassifier",
+    "FlatTokensRegressor",
     "FusionClassifier",
+    "FusionHead",
+    "FusionRegressor",
+    "GatedUnitClassifier",
+    "GatedUnitRegressor",
+    "GradientBlendingClassifier",
+    "GradientBlendingRegressor",
     "Head",
     "Judged",
+    "KernelClassifier",
+    "KernelRegressor",
     "LateVotingClassifier",
+    "LateVotingRegressor",
+    "LinearSVMClassifier",
+    "LinearSVMRegressor",
+    "LogitMergeClassifier",
+    "LogitMergeRegressor",
+    "LowRankFusionClassifier",
+    "LowRankFusionRegressor",
+    "MCBClassifier",
+    "MCBRegressor",
+    "MFBClassifier",
+    "MFBRegressor",
+    "MLBClassifier",
+    "MLBRegressor",
+    "MulTClassifier",
+    "MulTRegressor",
+    "MultiplicativeClassifier",
+    "MultiplicativeRegressor",
+    "MutanClassifier",
+    "MutanRegressor",
     "Protocol",
+    "RidgeClassifier",
+    "RidgeRegressor",
     "Run",
+    "SetFusionClassifier",
+    "SetFusionRegressor",
+    "StackingClassifier",
+    "StackingRegressor",
+    "TensorFusionClassifier",
+    "TensorFusionRegressor",
     "UnimodalClassifier",
+    "UnimodalRegressor",
     "classification_metrics",
     "comparison_table",
     "evaluate",
@@ -32,6 +130,7 @@ __all__ = [
     "load",
     "load_run",
     "make_classifier",
+    "make_regressor",
     "predict",
     "protocol_for",
     "run_head",

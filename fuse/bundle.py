@@ -14,7 +14,7 @@ from safetensors.numpy import save as serialize
 from sklearn.base import BaseEstimator
 
 from cache import PipelineError, UsageError, digest, replacing, write_json
-from fuse.estimators import FusionClassifier
+from fuse.estimators import FusionHead
 from fuse.inputs import BlockScaler
 from fuse.registry import HEADS
 
@@ -22,8 +22,8 @@ RUN_SCHEMA = 1
 """Version of a run's files."""
 
 TENSORS, STATE = "model.safetensors", "model.json"
-_KINDS: tuple[type[BaseEstimator], ...] = (BlockScaler, *(head.classifier for head in HEADS.values()))
-SAVED = {kind.__name__: kind for kind in _KINDS}
+_HEADS = {kind for head in HEADS.values() for kind in (head.classifier, head.regressor) if kind is not None}
+SAVED: dict[str, type[BaseEstimator]] = {kind.__name__: kind for kind in (BlockScaler, *_HEADS)}
 """The only classes that a bundle may name."""
 
 
@@ -31,7 +31,7 @@ class BundleError(PipelineError, ValueError):
     """A saved head is not what was saved."""
 
 
-def save(estimator: FusionClassifier, folder: str | Path) -> None:
+def save(estimator: FusionHead, folder: str | Path) -> None:
     """Writes a fitted head to `folder`, which is made if need be.
 
     Raises:
@@ -48,7 +48,7 @@ def save(estimator: FusionClassifier, folder: str | Path) -> None:
     write_json(folder / STATE, {"schema": RUN_SCHEMA, "estimator": state, "tensors": shapes, "digest": digest(content)})
 
 
-def load(folder: str | Path) -> FusionClassifier:
+def load(folder: str | Path) -> FusionHead:
     """Reads a head that `save` wrote, with its parameters and learned state.
 
     Raises:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_consistent_length, validate_data
 
-from cache import FeatureTable, UsageError, listing
+from cache import FeatureTable, Ragged, UsageError, listing
 
 ANONYMOUS = "all"
 """Name of the only block of an array that is given without `blocks`."""
+
+ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -21,11 +24,15 @@ class Inputs:
     """Rows of all modalities.
 
     `values[m]` has shape `(n, D_m)`; `masks[m]`, `bool (n,)`, tells which rows have modality m.
-    Rows without it hold numbers that no head may use.
+    Rows without it hold numbers that no head may use. `tokens[m]` holds the vectors of a modality
+    that is read token by token, in place of `values[m]`. `groups`, `int64 (n,)`, numbers rows that
+    must not be parted when a head holds rows out; None parts all but rows of equal content.
     """
 
     values: Mapping[str, np.ndarray]
     masks: Mapping[str, np.ndarray]
+    tokens: Mapping[str, Ragged] = field(default_factory=dict)
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.masks.values())))
@@ -33,10 +40,15 @@ class Inputs:
     @property
     def modalities(self) -> tuple[str, ...]:
         """Names in the order of the columns."""
-        return tuple(self.values)
+        return tuple(self.masks)
+
+    @property
+    def some(self) -> np.ndarray:
+        """`bool (n,)`: which rows have any modality."""
+        return np.any(list(self.masks.values()), axis=0)
 
     def columns(self) -> dict[str, slice]:
-        """Columns of each modality once all stand side by side in this order."""
+        """Columns of each modality of vectors once all stand side by side in this order."""
         stops = np.cumsum([values.shape[1] for values in self.values.values()]).tolist()
         return {name: slice(start, stop) for name, start, stop in zip(self.values, [0, *stops], stops, strict=False)}
 
@@ -45,43 +57,108 @@ class Inputs:
         return Inputs(
             {name: values[rows] for name, values in self.values.items()},
             {name: mask[rows] for name, mask in self.masks.items()},
+            {name: tokens.take(rows) for name, tokens in self.tokens.items()},
+            None if self.groups is None else self.groups[rows],
         )
+
+    def only(self, names: Sequence[str]) -> Inputs:
+        """These modalities, in this order."""
+        return Inputs(
+            {name: self.values[name] for name in names if name in self.values},
+            {name: self.masks[name] for name in names},
+            {name: self.tokens[name] for name in names if name in self.tokens},
+            self.groups,
+        )
+
+    def without(self, hidden: Sequence[str]) -> Inputs:
+        """The same rows as if they lacked these modalities."""
+        masks = {name: mask & (name not in hidden) for name, mask in self.masks.items()}
+        return Inputs(self.values, masks, self.tokens, self.groups)
+
+    def row_groups(self) -> np.ndarray:
+        """`groups`, or numbers that rows of equal content share, `int64 (n,)`."""
+        if self.groups is not None:
+            return self.groups
+        matrices = [np.ascontiguousarray(values) for values in self.values.values()]
+        found = np.empty(len(self), dtype=np.int64)
+        for row in range(len(self)):
+            content = hashlib.blake2b(digest_size=8)
+            for matrix in matrices:
+                content.update(matrix[row].data)
+            for tokens in self.tokens.values():
+                content.update(np.ascontiguousarray(tokens[row]).data)
+            found[row] = int.from_bytes(content.digest(), "little", signed=True)
+        return found
 
 
 def read_inputs(
-    estimator: BaseEstimator, X: Any, y: Any = None, *, blocks: Mapping[str, slice] | None, reset: bool
-) -> tuple[Inputs, np.ndarray | None]:
+    estimator: Any, X: Any, y: Any = None, *, groups: Any = None, reset: bool, numeric: bool = False
+) -> tuple[Inputs, Any]:
     """Checks `X` (and `y`) the way sklearn does and parts it into modalities.
 
     Args:
-        estimator: gets `n_features_in_`, `feature_names_in_` and `blocks_` when `reset`.
+        estimator: a head; gets `n_features_in_`, `feature_names_in_` and `blocks_` when `reset`.
+            Its `blocks` name columns of an array; None takes all columns as one block.
         X: a `FeatureTable`, or anything that becomes a 2-D array.
         y: labels, only while fitting.
-        blocks: columns of each modality of an array; None takes all columns as one block.
+        groups: `n` labels of rows that must not be parted; None takes those of a table.
         reset: True in `fit`.
+        numeric: whether `y` must be numbers.
 
     Raises:
         ValueError: as sklearn raises it for NaN, wrong shapes, wrong types.
         UsageError: `blocks` do not fit the columns.
     """
-    masks: Mapping[str, np.ndarray] | None = None
-    if isinstance(X, FeatureTable):
+    table = X if isinstance(X, FeatureTable) else None
+    blocks = estimator.blocks if reset else estimator.blocks_
+    if table is not None:
         if not reset:
-            _check_widths(X.blocks, blocks or {})
-        blocks, masks, X = X.blocks, X.masks, X.to_numpy()
+            _check_widths(table.blocks, blocks)
+        blocks, X = table.blocks, table.to_numpy()
+        groups = table.groups if groups is None else groups
     options: dict[str, Any] = {"dtype": [np.float64, np.float32], "reset": reset}
     if y is None:
         X = validate_data(estimator, X, **options)
     else:
-        X, y = validate_data(estimator, X, y, **options)
+        X, y = validate_data(estimator, X, y, y_numeric=numeric, **options)
     blocks = {ANONYMOUS: slice(0, X.shape[1])} if blocks is None else blocks
     _check_blocks(blocks, X.shape[1])
     if reset:
         estimator.blocks_ = dict(blocks)
+    if groups is not None:
+        check_consistent_length(X, groups)
+        groups = np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64) if table is None else groups
     values = {name: X[:, columns] for name, columns in blocks.items()}
-    if masks is None:
-        masks = {name: np.ones(len(X), dtype=bool) for name in blocks}
-    return Inputs(values, masks), y
+    masks = {name: np.ones(len(X), dtype=bool) for name in blocks} if table is None else table.masks
+    return Inputs(values, masks, groups=groups), y
+
+
+def with_tokens(inputs: Inputs, tokens: Mapping[str, Ragged]) -> Inputs:
+    """The same rows with these modalities read token by token; a row without tokens lacks the modality."""
+    for name, ragged in tokens.items():
+        for start in range(0, len(ragged.values), ROWS_AT_ONCE):
+            if not np.isfinite(ragged.values[start : start + ROWS_AT_ONCE]).all():
+                raise UsageError(f"the {name} tokens hold NaN or infinity; `cache verify` finds what is damaged")
+    values = {name: matrix for name, matrix in inputs.values.items() if name not in tokens}
+    masks = {name: mask & (tokens[name].lengths > 0) if name in tokens else mask for name, mask in inputs.masks.items()}
+    return Inputs(values, masks, tokens, inputs.groups)
+
+
+def unpadded(values: np.ndarray, width: int, lengths: np.ndarray | None = None) -> Ragged:
+    """Rows of `T * width` columns as up to T vectors each.
+
+    Args:
+        values: shape `(n, T * width)`.
+        width: columns of a vector.
+        lengths: how many vectors each row has; None takes vectors of zeros at the end for padding.
+    """
+    steps = values.reshape(len(values), -1, width)
+    if lengths is None:
+        filled = (steps != 0).any(axis=2)
+        lengths = np.where(filled.any(axis=1), filled.shape[1] - filled[:, ::-1].argmax(axis=1), 0)
+    lengths = np.minimum(lengths, steps.shape[1])
+    kept = np.arange(steps.shape[1]) < lengths[:, None]
+    return Ragged(steps[kept], np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
 
 
 def _check_widths(found: Mapping[str, slice], fitted: Mapping[str, slice]) -> None:
@@ -111,39 +188,55 @@ class BlockScaler(BaseEstimator):
     Means and deviations are those of the training rows that have the modality, weighted. The
     factor `1 / sqrt(D_m)` gives each modality a total variance of 1, so that a penalty or a
     learning rate means the same for 384 columns as for 2048. Rows without a modality get 0,
-    its mean.
+    its mean. Tokens are scaled alike, each by the mean and deviation of all tokens.
+
+    Learned: `mean_` and `scale_` of shape `(sum D_m,)`; `token_mean_` and `token_scale_` by modality.
     """
 
     def fit(self, inputs: Inputs, weight: np.ndarray) -> BlockScaler:
         """Learns means and scales. `weight` has shape `(n,)`."""
-        means, scales = [], []
+        moments = []
         for name, values in inputs.values.items():
             mask = inputs.masks[name] & (weight > 0)
-            rows, w = values[mask].astype(np.float64), weight[mask]
-            mean = np.average(rows, axis=0, weights=w) if len(rows) else np.zeros(values.shape[1])
-            deviation = np.sqrt(np.average((rows - mean) ** 2, axis=0, weights=w)) if len(rows) else np.ones_like(mean)
-            # A constant column has a deviation of rounding noise; it carries nothing, leave it near 0.
-            deviation[deviation <= 1e-7 * np.abs(mean)] = 1.0
-            means.append(mean)
-            scales.append(deviation * np.sqrt(values.shape[1]))
-        self.mean_ = np.concatenate(means)
-        self.scale_ = np.concatenate(scales)
+            moments.append(_moments(values if mask.all() else values[mask], weight[mask]))
+        self.mean_ = np.concatenate([mean for mean, _ in moments]) if moments else np.empty(0)
+        self.scale_ = np.concatenate([scale for _, scale in moments]) if moments else np.empty(0)
+        tokens = {
+            name: _moments(ragged.values, np.repeat(weight, ragged.lengths)) for name, ragged in inputs.tokens.items()
+        }
+        self.token_mean_ = {name: mean for name, (mean, _) in tokens.items()}
+        self.token_scale_ = {name: scale for name, (_, scale) in tokens.items()}
         return self
 
     def transform(self, inputs: Inputs) -> np.ndarray:
-        """Scaled columns of all modalities side by side, shape `(n, sum D_m)`, in the dtype of the input."""
-        parts = []
+        """Scaled columns of all modalities of vectors side by side, shape `(n, sum D_m)`, in the dtype of the input."""
+        dtype = np.result_type(*(values.dtype for values in inputs.values.values()))
+        out = np.empty((len(inputs), len(self.mean_)), dtype=dtype)
         for name, columns in inputs.columns().items():
-            values = inputs.values[name]
-            mean, scale = (part[columns].astype(values.dtype) for part in (self.mean_, self.scale_))
-            scaled = (values - mean) / scale
-            scaled[~inputs.masks[name]] = 0.0
-            parts.append(scaled)
-        return np.concatenate(parts, axis=1)
+            mean, scale = (part[columns].astype(dtype) for part in (self.mean_, self.scale_))
+            np.subtract(inputs.values[name], mean, out=out[:, columns])
+            out[:, columns] /= scale
+            out[~inputs.masks[name], columns] = 0.0
+        return out
+
+
+def _moments(rows: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted mean, and deviation times the root of the number of columns, both `(D,)`, in float64."""
+    columns = rows.shape[1]
+    if not len(rows):
+        return np.zeros(columns), np.full(columns, np.sqrt(columns))
+    share = weight / weight.sum()
+    parts = [slice(start, start + ROWS_AT_ONCE) for start in range(0, len(rows), ROWS_AT_ONCE)]
+    mean = np.sum([share[part] @ rows[part].astype(np.float64) for part in parts], axis=0)
+    variance = np.sum([share[part] @ (rows[part].astype(np.float64) - mean) ** 2 for part in parts], axis=0)
+    deviation = np.sqrt(variance)
+    # A constant column has a deviation of rounding noise; it carries nothing, leave it near 0.
+    deviation[deviation <= 1e-7 * np.abs(mean)] = 1.0
+    return mean, deviation * np.sqrt(columns)
 
 
 def require_modalities(inputs: Inputs, wanted: Sequence[str]) -> None:
     """Raises a UsageError when a modality is not there."""
-    lost = [name for name in wanted if name not in inputs.values]
+    lost = [name for name in wanted if name not in inputs.masks]
     if lost:
         raise UsageError(f"the head needs the modality {listing(lost)}; the features hold {listing(inputs.modalities)}")

@@ -3,70 +3,169 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from fuse.feed import Feed, as_arrays
+from fuse.networks.model import Model, Term
 
 MIN_STEPS = 400
 """Small data is seen more often, so that it gets at least this many steps."""
 
-PREDICT_ROWS = 8192
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Losses `(n,)` of outputs `(n, K)` for targets `(n,)`."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast: AdamW with cosine decay of the learning rate to 0."""
+    """How long and how fast; what the fields mean stands in `fuse.gradient.GradientHead`."""
 
     epochs: int
     batch_size: int
     learning_rate: float
     weight_decay: float
+    schedule: str
+    patience: int
+    clip_norm: float | None
+    modality_dropout: float
+    device: str
     seed: int
 
 
-def train(
-    build: Callable[[], nn.Module], X: np.ndarray, target: np.ndarray, weight: np.ndarray, schedule: Schedule
-) -> nn.Module:
-    """Trains a module by the weighted mean cross-entropy.
+@dataclass(frozen=True)
+class Trained:
+    """What a training left: weights by name, rounds that were run, losses a round (training, held out)."""
+
+    weights: Mapping[str, np.ndarray]
+    rounds: int
+    history: np.ndarray
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Training rows: `n` of a feed, their targets, positive weights, and which are held out."""
+
+    feed: Feed
+    target: Tensor
+    weight: Tensor
+    held: Tensor
+
+    def loss(self, model: Model, loss: Loss, rows: Tensor | slice) -> Tensor:
+        """Weighted mean loss for these rows: of all terms while training, else of the output alone."""
+        values, present = self.feed.take(rows)
+        target, weight = self.target[rows], self.weight[rows]
+        total = torch.zeros((), dtype=weight.dtype, device=weight.device)
+        for term in model.terms(values, present) if model.training else [Term(model(values, present))]:
+            counted = weight if term.rows is None else weight * term.rows
+            total = total + term.share * (loss(term.output, target) * counted).mean()
+        return total
+
+
+def train(build: Callable[[], Model], rows: Rows, loss: Loss, schedule: Schedule) -> Trained:
+    """Trains a model by AdamW on the rows that are not held out.
+
+    A round is a pass over them, or as many passes as make small data give `MIN_STEPS` in all.
+    Where rows are held out, training ends once their loss has not fallen for `patience` rounds,
+    and the best weights are kept.
 
     Args:
-        build: makes the module; called under the schedule's seed.
-        X: inputs, shape `(n, D)`.
-        target: class numbers, shape `(n,)`.
-        weight: positive weights, shape `(n,)`; only their ratios count.
+        build: makes the model; called under the schedule's seed.
+        rows: in float64 if all of them fit in one batch, which then is not shuffled.
+        loss: of each row.
 
     Returns:
-        The module, in eval mode. Equal arguments give equal weights, whatever the state of
-        torch's generator, which is left as it was.
+        Equal arguments give equal weights on the CPU, whatever the state of torch's generator,
+        which is left as it was.
     """
-    whole = len(X) <= schedule.batch_size
-    dtype = torch.float64 if whole else torch.float32
-    batches = 1 if whole else -(-len(X) // schedule.batch_size)
-    epochs = max(schedule.epochs, -(-MIN_STEPS // batches))
-    inputs = torch.as_tensor(X, dtype=dtype)
-    targets = torch.as_tensor(target, dtype=torch.long)
-    shares = torch.as_tensor(weight / weight.mean(), dtype=dtype)
-    with torch.random.fork_rng(devices=[]), _one_thread():
-        torch.default_generator.manual_seed(schedule.seed)  # torch.manual_seed would seed every GPU, too
-        module = build().to(dtype).train()
-        optimizer = torch.optim.AdamW(
-            module.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True
+    device = torch.device(schedule.device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), one_thread():
+        _seed(schedule.seed, device)
+        model = build().to(device=device, dtype=rows.weight.dtype).train()
+        return _Training(model, rows, loss, schedule).run()
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU, too
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
+class _Training:
+    """One training as it goes."""
+
+    def __init__(self, model: Model, rows: Rows, loss: Loss, schedule: Schedule) -> None:
+        self._model, self._rows, self._loss, self._schedule = model, rows, loss, schedule
+        self._kept = torch.nonzero(~rows.held).flatten()
+        self._held = torch.nonzero(rows.held).flatten()
+        batches = -(-len(self._kept) // schedule.batch_size)
+        self._passes = max(1, -(-MIN_STEPS // (batches * schedule.epochs)))
+        self._optimizer = torch.optim.AdamW(
+            model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True
         )
-        decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * batches)
-        for rows in _batches(len(X), epochs, None if whole else schedule.batch_size):
-            losses = nn.functional.cross_entropy(module(inputs[rows]), targets[rows], reduction="none")
-            optimizer.zero_grad()
-            (losses * shares[rows]).mean().backward()
-            optimizer.step()
-            decay.step()
-    return module.eval()
+        steps = schedule.epochs * self._passes * batches
+        self._cosine = self._plateau = None
+        if schedule.schedule == "cosine":
+            self._cosine = torch.optim.lr_scheduler.CosineAnnealingLR(self._optimizer, steps)
+        elif schedule.schedule == "plateau":
+            self._plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+                self._optimizer, factor=0.5, patience=max(1, schedule.patience // 3)
+            )
+
+    def run(self) -> Trained:
+        """All rounds."""
+        best, weights, since, history = np.inf, None, 0, []
+        for _ in range(self._schedule.epochs):
+            losses = [self._step(rows) for _ in range(self._passes) for rows in self._batches()]
+            trained = float(torch.stack(losses).mean())
+            held = self._held_loss() if len(self._held) else np.nan
+            history.append((trained, held))
+            if self._plateau is not None:
+                self._plateau.step(held if len(self._held) else trained)
+            if not len(self._held):
+                continue
+            if held < best:
+                best, weights, since = held, copy.deepcopy(self._model.state_dict()), 0
+            else:
+                since += 1
+            if since >= self._schedule.patience:
+                break
+        return Trained(as_arrays(weights or self._model.state_dict()), len(history), np.array(history))
+
+    def _batches(self) -> Iterator[Tensor]:
+        size = self._schedule.batch_size
+        if len(self._kept) <= size:
+            yield self._kept
+        else:
+            yield from self._kept[torch.randperm(len(self._kept))].split(size)
+
+    def _step(self, rows: Tensor) -> Tensor:
+        self._model.dropped = self._schedule.modality_dropout
+        value = self._rows.loss(self._model, self._loss, rows)
+        self._optimizer.zero_grad()
+        value.backward()
+        if self._schedule.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self._model.parameters(), self._schedule.clip_norm)
+        self._optimizer.step()
+        if self._cosine is not None:
+            self._cosine.step()
+        return value.detach()
+
+    def _held_loss(self) -> float:
+        self._model.eval()
+        with torch.inference_mode():
+            parts = self._held.split(self._schedule.batch_size)
+            mass = sum(float(self._rows.loss(self._model, self._loss, part)) * len(part) for part in parts)
+        self._model.train()
+        return mass / len(self._held)
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Computes on one thread.
 
     A step of a head takes under a millisecond: sharing it among threads gains little on idle
@@ -81,27 +180,16 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _batches(n: int, epochs: int, size: int | None) -> Iterator[torch.Tensor | slice]:
-    for _ in range(epochs):
-        if size is None:
-            yield slice(None)
-        else:
-            yield from torch.randperm(n).split(size)
-
-
-def weights_of(module: nn.Module) -> dict[str, np.ndarray]:
-    """The module's parameters and buffers as arrays, to be pickled or saved without torch."""
-    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in module.state_dict().items()}
-
-
-def scores(build: Callable[[], nn.Module], weights: Mapping[str, np.ndarray], X: np.ndarray) -> np.ndarray:
-    """Outputs of the module with these weights for `(n, D)` inputs: `(n, K)`, computed in float64."""
+def rebuilt(build: Callable[[], Model], weights: Mapping[str, np.ndarray]) -> Model:
+    """A model with these weights, in float64, to predict with."""
     with torch.random.fork_rng(devices=[]):  # building draws initial weights
-        module = build().double().eval()
-    module.load_state_dict({name: torch.as_tensor(value, dtype=torch.float64) for name, value in weights.items()})
-    with torch.inference_mode(), _one_thread():
-        parts = [
-            module(torch.as_tensor(X[start : start + PREDICT_ROWS], dtype=torch.float64))
-            for start in range(0, len(X), PREDICT_ROWS)
-        ]
+        model = build().double().eval()
+    model.load_state_dict({name: torch.as_tensor(value) for name, value in weights.items()})
+    return model
+
+
+def predict(model: Model, feed: Feed, rows_at_once: int) -> np.ndarray:
+    """Outputs `(n, K)` of a model that is ready to predict."""
+    with torch.inference_mode(), one_thread():
+        parts = [model(*feed.take(slice(start, start + rows_at_once))) for start in range(0, len(feed), rows_at_once)]
     return torch.cat(parts).numpy()

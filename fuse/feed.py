@@ -1,0 +1,103 @@
+"""Rows of all modalities as a network takes them: scaled tensors, tokens padded a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from cache import Ragged
+from fuse.inputs import BlockScaler, Inputs
+
+
+@dataclass(frozen=True)
+class Part:
+    """One modality as a network sees it: `columns` of a vector, or of each of up to `steps` tokens."""
+
+    name: str
+    columns: int
+    steps: int | None = None
+
+
+def parts_of(inputs: Inputs) -> tuple[Part, ...]:
+    """The parts of training rows, in the order of the modalities."""
+    return tuple(
+        Part(name, inputs.tokens[name].shape[1], int(inputs.tokens[name].lengths.max(initial=1)))
+        if name in inputs.tokens
+        else Part(name, inputs.values[name].shape[1])
+        for name in inputs.modalities
+    )
+
+
+class Feed:
+    """`n` rows of which any may be taken as a batch.
+
+    A batch is two lists, one entry a modality: values of shape `(b, D)` or `(b, T, D)`, and what is
+    there, `bool (b,)` or `(b, T)`. What is not there holds zeros.
+    """
+
+    def __init__(
+        self, inputs: Inputs, scaler: BlockScaler, parts: Sequence[Part], dtype: torch.dtype, device: str = "cpu"
+    ) -> None:
+        self._rows = len(inputs)
+        self._dtype = dtype
+        self._device = torch.device(device)
+        self._vectors = _vectors(inputs, scaler, dtype, self._device)
+        self._masks = {name: torch.as_tensor(mask).to(self._device) for name, mask in inputs.masks.items()}
+        self._tokens = {part.name: _Tokens(inputs.tokens[part.name], part, scaler) for part in parts if part.steps}
+        self._parts = parts
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def take(self, rows: torch.Tensor | slice) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """The batch of these rows."""
+        values, present = [], []
+        for part in self._parts:
+            mask = self._masks[part.name][rows]
+            if part.name in self._tokens:
+                chosen = np.arange(self._rows)[rows if isinstance(rows, slice) else rows.cpu().numpy()]
+                steps, there = self._tokens[part.name].padded(chosen)
+                values.append(torch.as_tensor(steps, dtype=self._dtype).to(self._device))
+                present.append(torch.as_tensor(there).to(self._device) & mask[:, None])
+            else:
+                values.append(self._vectors[part.name][rows])
+                present.append(mask)
+        return values, present
+
+
+def _vectors(inputs: Inputs, scaler: BlockScaler, dtype: torch.dtype, device: torch.device) -> dict[str, torch.Tensor]:
+    if not inputs.values:
+        return {}
+    together = torch.as_tensor(scaler.transform(inputs), dtype=dtype).to(device)
+    return {name: together[:, columns] for name, columns in inputs.columns().items()}
+
+
+class _Tokens:
+    """Token vectors of one modality, scaled when they are taken: they are stored small."""
+
+    def __init__(self, ragged: Ragged, part: Part, scaler: BlockScaler) -> None:
+        self._ragged, self._most = ragged, part.steps or 1
+        self._mean = scaler.token_mean_[part.name].astype(np.float32)
+        self._scale = scaler.token_scale_[part.name].astype(np.float32)
+
+    def padded(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors `(b, T, D)`, T the longest of these rows, and which are there, `bool (b, T)`."""
+        taken = self._ragged.take(rows)
+        lengths = np.minimum(taken.lengths, self._most)
+        there = np.arange(max(int(lengths.max(initial=1)), 1)) < lengths[:, None]
+        out = np.zeros((*there.shape, taken.shape[1]), dtype=np.float32)
+        kept = taken.values
+        if (taken.lengths > lengths).any():  # longer than any row of training: the network has no place for more
+            within = np.arange(len(kept)) - np.repeat(taken.offsets[:-1], taken.lengths)
+            kept = kept[within < np.repeat(lengths, taken.lengths)]
+        out[there] = (kept - self._mean) / self._scale
+        return out, there
+
+
+def as_arrays(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """Parameters and buffers as arrays, to be pickled or saved without torch."""
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in state.items()}

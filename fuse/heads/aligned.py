@@ -1,0 +1,82 @@
+"""Modalities that are aligned token by token, such as words and the sound of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from fuse.estimators import require_choice
+from fuse.gradient import GradientClassifier, GradientRegressor
+from fuse.tokens import TokenHead
+
+if TYPE_CHECKING:
+    from fuse.feed import Part
+    from fuse.networks.model import Network
+
+
+@dataclass(eq=False, repr=False)
+class MaskedMultimodalAttention(TokenHead):
+    """CM-BERT's masked multimodal attention over tokens of the text and of what is aligned with it; Yang et al. (2020).
+
+    Args:
+        width: columns to which tokens are mapped before their products.
+        scale: `"sample"`, `"batch"` (as the released code does; outputs depend on batch-mates) or `"none"`.
+        Others: as in `TokenHead` and `GradientHead`; the paper drops 0.3.
+    """
+
+    _widths: ClassVar[tuple[str, ...]] = ("width",)
+    aligned: ClassVar[bool] = True
+    because: ClassVar[str] = ": with a single key every attention weight is 1"
+
+    width: int = 30
+    scale: str = "sample"
+
+    def _network(self, parts: Sequence[Part]) -> Network:
+        from fuse.networks.aligned import MaskedMultimodalAttention as Formula
+
+        return Formula(parts, self.outputs(), self.width, self.scale, self.dropout)
+
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        require_choice(self, "scale", ("sample", "batch", "none"))
+
+
+@dataclass(eq=False, repr=False)
+class CMBERTClassifier(MaskedMultimodalAttention, GradientClassifier):
+    """Classes by `MaskedMultimodalAttention`."""
+
+
+@dataclass(eq=False, repr=False)
+class CMBERTRegressor(MaskedMultimodalAttention, GradientRegressor):
+    """A number by `MaskedMultimodalAttention`."""
+
+
+@dataclass(eq=False, repr=False)
+class EarlyFusionLSTM(TokenHead):
+    """EF-LSTM: an LSTM over the tokens of all modalities side by side; its last state decides.
+
+    Args:
+        hidden: width of the state.
+        Others: as in `TokenHead` and `GradientHead`.
+    """
+
+    _widths: ClassVar[tuple[str, ...]] = ("hidden",)
+    aligned: ClassVar[bool] = True
+
+    hidden: int = 64
+
+    def _network(self, parts: Sequence[Part]) -> Network:
+        from fuse.networks.aligned import EarlyFusionLSTM as Formula
+
+        return Formula(parts, self.outputs(), self.hidden, self.dropout)
+
+
+@dataclass(eq=False, repr=False)
+class EFLSTMClassifier(EarlyFusionLSTM, GradientClassifier):
+    """Classes by `EarlyFusionLSTM`."""
+
+
+@dataclass(eq=False, repr=False)
+class EFLSTMRegressor(EarlyFusionLSTM, GradientRegressor):
+    """A number by `EarlyFusionLSTM`."""
