@@ -81,6 +81,9 @@ store_option = click.option(
     help="Folder of the feature store.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line on stdout.")
+task_option = click.option(
+    "--task", type=click.Choice(["classification", "regression"]), help="What labels are; by default as they look."
+)
 modalities_option = click.option("--modalities", help="Such as text,image; all that the data has by default.")
 data_options = _options(
     click.option("--layout", help="How DATA is laid out (mvsa, table); recognised by default."),

@@ -31,6 +31,7 @@ from console import (
     parse_modalities,
     read_data,
     store_option,
+    task_option,
     with_bars,
 )
 
@@ -97,6 +98,7 @@ def extract(data: str, store: Path, name: str | None, as_json: bool, **options: 
 @modalities_option
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run; a new one under runs/ by default.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A parameter of the head; repeatable.")
+@task_option
 @click.option("--seed", default=0, show_default=True, help="Of the folds and of initial weights.")
 @click.option("--folds", default=5, show_default=True, help="Used where the data gives no splits.")
 @json_option
@@ -141,10 +143,10 @@ def predict(
         manifest = unlabelled
     read = time.perf_counter() - started
     done = _encode_for(run.encoders, manifest, store, options)
-    counts = _predict(run.model, done, store, output)
+    found = _predict(run.model, done, store, output)
     result = extraction_result(done, store, read, time.perf_counter() - started)
-    result |= {"rows": sum(counts.values()), "labels": counts, "out": str(output)}
-    finish(as_json, result, [*failure_lines(done, store), _predict_text(counts, output)])
+    result |= {**found, "out": str(output)}
+    finish(as_json, result, [*failure_lines(done, store), _predict_text(found, output)])
     if done.failed_ids:
         click.get_current_context().exit(3)
 
@@ -312,13 +314,9 @@ def demo(out: Path, seed: int, as_json: bool) -> None:
 
 
 def _list_heads(as_json: bool) -> None:
-    from fuse import HEADS
+    from fuse import heads_content, heads_lines
 
-    width = max(map(len, HEADS))
-    lines = [f"{name.ljust(width)}  {head.summary}\n{' ' * width}  {head.formula}" for name, head in HEADS.items()]
-    about = ("summary", "formula", "source")
-    heads = {name: {key: getattr(head, key) for key in about} for name, head in HEADS.items()}
-    finish(as_json, heads, lines)
+    finish(as_json, heads_content(), heads_lines())
 
 
 def _fuse_text(head: str, name: str, judged: Judged) -> str:
@@ -339,7 +337,7 @@ def _encode_for(
     return with_bars(lambda bars: extract(manifest, settings, bars))
 
 
-def _predict(model: Any, done: Extraction, store: Path, output: Path) -> dict[str, int]:
+def _predict(model: Any, done: Extraction, store: Path, output: Path) -> dict[str, Any]:
     from cache import FeatureStore, table_of
     from fuse import predict
 
@@ -354,9 +352,12 @@ def _deep(store: Path, rows: int, options: Mapping[str, Any]) -> dict[str, Any]:
     return with_bars(lambda bars: verify_by_encoding(store, rows, name, data, device, seed, bars))
 
 
-def _predict_text(counts: Mapping[str, int], output: Path) -> str:
-    shown = ", ".join(f"{label} {count}" for label, count in counts.items())
-    return f"{sum(counts.values())} rows labelled ({shown}): {output}"
+def _predict_text(found: Mapping[str, Any], output: Path) -> str:
+    if "labels" in found:
+        shown = ", ".join(f"{label} {count}" for label, count in found["labels"].items())
+    else:
+        shown = ", ".join(f"{key} {found[key]:.3g}" for key in ("mean", "least", "largest") if found["rows"])
+    return f"{found['rows']} rows labelled ({shown}): {output}"
 
 
 def _demo_extract(data: Path, text_model: Path, store: Path, seed: int) -> list[str]:

@@ -1,8 +1,10 @@
 """Fusion heads as sklearn estimators, and the protocol that compares them."""
 
 from fuse.bundle import load, save
+from fuse.cca import CanonicalCorrelation
 from fuse.estimators import FusionClassifier, FusionHead, FusionRegressor
 from fuse.evaluate import Evaluation, evaluate
+from fuse.explain import ModalityShares, Projection, emap, modality_shares
 from fuse.heads.aligned import CMBERTClassifier, CMBERTRegressor, EFLSTMClassifier, EFLSTMRegressor
 from fuse.heads.attention import CrossAttentionClassifier, CrossAttentionRegressor, MulTClassifier, MulTRegressor
 from fuse.heads.bilinear import (
@@ -51,11 +53,14 @@ from fuse.heads.tensor import (
     TensorFusionRegressor,
 )
 from fuse.heads.vote import LateVotingClassifier, LateVotingRegressor
-from fuse.metrics import classification_metrics
+from fuse.metrics import classification_metrics, regression_metrics
+from fuse.onnx import export_onnx
 from fuse.registry import HEADS, Head, make_classifier, make_regressor
+from fuse.report.heads import heads_content, heads_lines, heads_page
 from fuse.report.screen import comparison_table, evaluation_text
 from fuse.runs import Judged, Run, judge, load_run, predict, run_head
 from fuse.splits import Protocol, protocol_for
+from fuse.task import task_of
 
 __all__ = [
     "HEADS",
@@ -63,6 +68,7 @@ __all__ = [
     "BilinearRegressor",
     "CMBERTClassifier",
     "CMBERTRegressor",
+    "CanonicalCorrelation",
     "ConcatLogisticClassifier",
     "ConcatMLPClassifier",
     "ConcatMLPRegressor",
@@ -104,12 +110,14 @@ __all__ = [
     "MFBRegressor",
     "MLBClassifier",
     "MLBRegressor",
+    "ModalityShares",
     "MulTClassifier",
     "MulTRegressor",
     "MultiplicativeClassifier",
     "MultiplicativeRegressor",
     "MutanClassifier",
     "MutanRegressor",
+    "Projection",
     "Protocol",
     "RidgeClassifier",
     "RidgeRegressor",
@@ -124,15 +132,23 @@ __all__ = [
     "UnimodalRegressor",
     "classification_metrics",
     "comparison_table",
+    "emap",
     "evaluate",
     "evaluation_text",
+    "export_onnx",
+    "heads_content",
+    "heads_lines",
+    "heads_page",
     "judge",
     "load",
     "load_run",
     "make_classifier",
     "make_regressor",
+    "modality_shares",
     "predict",
     "protocol_for",
+    "regression_metrics",
     "run_head",
     "save",
+    "task_of",
 ]

@@ -25,12 +25,13 @@ class FusionHead(BaseEstimator):
 
     A head is a dataclass: its fields are its parameters, and `__init__` only stores them. It
     implements `_fit_head` and `_head_output`. Rows that lack every modality teach nothing, and
-    are predicted as if nothing were known of them.
+    are predicted as if nothing were known of them. A modality that no training row had is left
+    out of predictions, too.
 
     Args:
         blocks: columns of each modality where `X` is an array; None takes all as one modality.
 
-    Learned: `blocks_`, columns of each modality.
+    Learned: `blocks_`, columns of each modality; `unseen_`, modalities that no training row had.
     """
 
     most_modalities: ClassVar[int | None] = None
@@ -69,6 +70,7 @@ class FusionHead(BaseEstimator):
         if not inputs.some.all():
             kept = inputs.some
             inputs, target, weight = inputs.keep(kept), target[kept], weight[kept]
+        self.unseen_ = [name for name, mask in inputs.masks.items() if not mask.any()]
         self._fit_head(inputs, target, weight)
         return self
 
@@ -88,7 +90,7 @@ class FusionHead(BaseEstimator):
 
     def _output(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
-        return self._known(self._read_again(X))
+        return self._known(self._read_again(X).without(self.unseen_))
 
     def _known(self, inputs: Inputs) -> np.ndarray:
         """The head's output where a row has any modality, else what is known without."""

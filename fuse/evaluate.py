@@ -9,9 +9,10 @@ import numpy as np
 from sklearn.base import clone
 
 from cache import FeatureTable, Progress, silent
-from fuse.estimators import FusionClassifier
-from fuse.metrics import classification_metrics
+from fuse.estimators import FusionClassifier, FusionHead, FusionRegressor
+from fuse.metrics import classification_metrics, regression_metrics
 from fuse.splits import Fold, Protocol
+from fuse.task import CLASSIFICATION, REGRESSION, targets
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,9 @@ class Predictions:
     """Out-of-sample predictions of `n` rows.
 
     `rows` are row numbers of the table, `fold` names; `proba` has shape `(n, K)`, its columns in
-    the order of `classes`; `majority` is what the most frequent training label would predict.
+    the order of `classes`; `majority` is what the most frequent training label would predict. In
+    regression `true` and `label` are numbers, `majority` the mean of the training labels, and there
+    are no classes.
     """
 
     rows: np.ndarray
@@ -33,24 +36,22 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything that a report needs of one head on one data set."""
+    """Everything that a report needs of one head on one data set; `majority` holds the metrics of its baseline."""
 
     predictions: Predictions
     metrics: dict[str, Any]
     majority: dict[str, Any]
-    model: FusionClassifier
+    model: FusionHead
 
 
-def evaluate(
-    classifier: FusionClassifier, table: FeatureTable, protocol: Protocol, progress: Progress = silent
-) -> Evaluation:
-    """Fits a clone of `classifier` a fold and judges it on the rows that it did not see.
+def evaluate(head: FusionHead, table: FeatureTable, protocol: Protocol, progress: Progress = silent) -> Evaluation:
+    """Fits a clone of `head` a fold and judges it on the rows that it did not see.
 
     The model that is kept was fitted on the training split where the data gives one, else on
     all rows of `table`.
 
     Args:
-        classifier: not fitted itself.
+        head: a classifier or a regressor; not fitted itself.
         table: labelled rows only.
         protocol: of the same table.
         progress: told after each fit.
@@ -58,40 +59,66 @@ def evaluate(
     rounds = [*protocol.judged, *protocol.also]
     kfold = len(protocol.judged) > 1
     total = len({id(fold.train) for fold in rounds}) + kfold
-    models: dict[int, FusionClassifier] = {}
-    y, parts = table.y, []
+    models: dict[int, FusionHead] = {}
+    y, parts = targets(table, task_for(head)), []
     for fold in rounds:
         if id(fold.train) not in models:
-            models[id(fold.train)] = clone(classifier).fit(table[fold.train], y[fold.train])
+            models[id(fold.train)] = clone(head).fit(table[fold.train], y[fold.train])
             progress("fit", len(models), total)
         parts.append(_predict(models[id(fold.train)], table, y, fold))
     if kfold:
-        model = clone(classifier).fit(table, y)
+        model = clone(head).fit(table, y)
         progress("fit", total, total)
     else:
         model = models[id(protocol.judged[0].train)]
     judged, also = parts[: len(protocol.judged)], parts[len(protocol.judged) :]
     predictions = _join(judged)
     metrics = _metrics(predictions, predictions.label)
-    metrics["majority_accuracy"] = float(np.mean(predictions.majority == predictions.true))
+    majority = _metrics(predictions, predictions.majority)
+    if predictions.classes:
+        metrics["majority_accuracy"] = majority["accuracy"]
+    else:
+        metrics["mean_mae"] = majority["mae"]
     metrics["folds"] = [{"fold": str(part.fold[0]), **_summary(part)} for part in judged]
     for part in also:
         metrics[str(part.fold[0])] = _metrics(part, part.label)
-    return Evaluation(_join(parts), metrics, _metrics(predictions, predictions.majority), model)
+    return Evaluation(_join(parts), metrics, majority, model)
 
 
-def _predict(model: FusionClassifier, table: FeatureTable, y: np.ndarray, fold: Fold) -> Predictions:
-    proba = model.predict_proba(table[fold.test])
-    labels, counts = np.unique(y[fold.train], return_counts=True)
+def task_for(head: FusionHead) -> str:
+    """What a head is for."""
+    return CLASSIFICATION if isinstance(head, FusionClassifier) else REGRESSION
+
+
+def labelled_by(model: FusionHead, table: FeatureTable) -> tuple[np.ndarray, np.ndarray]:
+    """Labels `(n,)` that a fitted head gives, and probabilities `(n, K)`; K is 0 in regression."""
+    if isinstance(model, FusionClassifier):
+        proba = model.predict_proba(table)
+        return model.classes_[np.argmax(proba, axis=1)], proba
+    if isinstance(model, FusionRegressor):
+        return model.predict(table), np.empty((len(table), 0))
+    raise TypeError(f"{type(model).__name__} neither classifies nor predicts numbers")
+
+
+def _predict(model: FusionHead, table: FeatureTable, y: np.ndarray, fold: Fold) -> Predictions:
+    label, proba = labelled_by(model, table[fold.test])
     return Predictions(
         rows=fold.test,
         fold=np.full(len(fold.test), fold.name),
         true=y[fold.test],
-        label=model.classes_[np.argmax(proba, axis=1)],
+        label=label,
         proba=proba,
-        majority=np.full(len(fold.test), labels[np.argmax(counts)]),
-        classes=tuple(model.classes_),
+        majority=np.full(len(fold.test), _baseline(y[fold.train])),
+        classes=tuple(getattr(model, "classes_", ())),
     )
+
+
+def _baseline(y: np.ndarray) -> object:
+    """The most frequent label, or the mean."""
+    if y.dtype.kind == "f":
+        return y.mean()
+    labels, counts = np.unique(y, return_counts=True)
+    return labels[np.argmax(counts)]
 
 
 def _join(parts: list[Predictions]) -> Predictions:
@@ -101,9 +128,11 @@ def _join(parts: list[Predictions]) -> Predictions:
 
 
 def _metrics(predictions: Predictions, label: np.ndarray) -> dict[str, Any]:
+    if not predictions.classes:
+        return regression_metrics(predictions.true, label)
     return classification_metrics(predictions.true, label, predictions.classes)
 
 
 def _summary(part: Predictions) -> dict[str, Any]:
     metrics = _metrics(part, part.label)
-    return {name: metrics[name] for name in ("n", "accuracy", "macro_f1", "weighted_f1", "balanced_accuracy")}
+    return {name: value for name, value in metrics.items() if name != "per_class"}

@@ -43,11 +43,12 @@ class Feed:
         self, inputs: Inputs, scaler: BlockScaler, parts: Sequence[Part], dtype: torch.dtype, device: str = "cpu"
     ) -> None:
         self._rows = len(inputs)
-        self._dtype = dtype
         self._device = torch.device(device)
         self._vectors = _vectors(inputs, scaler, dtype, self._device)
         self._masks = {name: torch.as_tensor(mask).to(self._device) for name, mask in inputs.masks.items()}
-        self._tokens = {part.name: _Tokens(inputs.tokens[part.name], part, scaler) for part in parts if part.steps}
+        self._tokens = {
+            part.name: _Tokens(inputs.tokens[part.name], part, scaler, dtype) for part in parts if part.steps
+        }
         self._parts = parts
 
     def __len__(self) -> int:
@@ -61,8 +62,8 @@ class Feed:
             if part.name in self._tokens:
                 chosen = np.arange(self._rows)[rows if isinstance(rows, slice) else rows.cpu().numpy()]
                 steps, there = self._tokens[part.name].padded(chosen)
-                values.append(torch.as_tensor(steps, dtype=self._dtype).to(self._device))
-                present.append(torch.as_tensor(there).to(self._device) & mask[:, None])
+                values.append(steps.to(self._device))
+                present.append(there.to(self._device) & mask[:, None])
             else:
                 values.append(self._vectors[part.name][rows])
                 present.append(mask)
@@ -79,23 +80,35 @@ def _vectors(inputs: Inputs, scaler: BlockScaler, dtype: torch.dtype, device: to
 class _Tokens:
     """Token vectors of one modality, scaled when they are taken: they are stored small."""
 
-    def __init__(self, ragged: Ragged, part: Part, scaler: BlockScaler) -> None:
-        self._ragged, self._most = ragged, part.steps or 1
-        self._mean = scaler.token_mean_[part.name].astype(np.float32)
-        self._scale = scaler.token_scale_[part.name].astype(np.float32)
+    def __init__(self, ragged: Ragged, part: Part, scaler: BlockScaler, dtype: torch.dtype) -> None:
+        self._ragged, self._most, self._columns = ragged, part.steps or 1, part.columns
+        self._mean, self._scale = (
+            torch.as_tensor(one[part.name], dtype=dtype) for one in (scaler.token_mean_, scaler.token_scale_)
+        )
+        lengths = ragged.lengths
+        self._even = int(lengths[0]) if len(lengths) and (lengths == lengths[0]).all() else 0
 
-    def padded(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def padded(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Vectors `(b, T, D)`, T the longest of these rows, and which are there, `bool (b, T)`."""
+        if 0 < self._even <= self._most:  # the grids of images, or texts of one length: nothing to pad
+            whole = self._ragged.values.reshape(len(self._ragged), self._even, -1)
+            return self._scaled(whole[rows]), torch.ones(len(rows), self._even, dtype=torch.bool)
         taken = self._ragged.take(rows)
         lengths = np.minimum(taken.lengths, self._most)
         there = np.arange(max(int(lengths.max(initial=1)), 1)) < lengths[:, None]
-        out = np.zeros((*there.shape, taken.shape[1]), dtype=np.float32)
         kept = taken.values
         if (taken.lengths > lengths).any():  # longer than any row of training: the network has no place for more
             within = np.arange(len(kept)) - np.repeat(taken.offsets[:-1], taken.lengths)
             kept = kept[within < np.repeat(lengths, taken.lengths)]
-        out[there] = (kept - self._mean) / self._scale
-        return out, there
+        shown = torch.as_tensor(there)
+        out = torch.zeros((*there.shape, self._columns), dtype=self._mean.dtype)
+        if len(kept):
+            out[shown] = self._scaled(kept)
+        return out, shown
+
+    def _scaled(self, values: np.ndarray) -> torch.Tensor:
+        copy = torch.tensor(values, dtype=self._mean.dtype)
+        return copy.sub_(self._mean).div_(self._scale)
 
 
 def as_arrays(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:

@@ -29,7 +29,8 @@ def inner_folds(inputs: Inputs, target: np.ndarray, weight: np.ndarray, folds: i
     groups, member = np.unique(inputs.row_groups(), return_inverse=True)
     if len(groups) < 2:
         raise UsageError(
-            f"rows are held out while fitting, which needs two groups of rows or more; found {len(groups)}"
+            "rows are held out while fitting, which needs two groups of rows or more; "
+            f"found {len(groups)} (n_samples={len(target)})"
         )
     kinds = target if np.issubdtype(target.dtype, np.integer) else np.zeros(len(target), dtype=np.int64)
     mass = np.zeros((len(groups), kinds.max() + 1))

@@ -163,8 +163,10 @@ def check_device(device: str) -> None:
     import torch
 
     try:
+        if torch.device(device).type not in ("cpu", "cuda"):
+            raise RuntimeError("no device of this kind is supported")
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"cannot train on the device {device!r}: {reason}; choose cpu, cuda or cuda:N") from error
 

@@ -73,7 +73,9 @@ class Inputs:
     def without(self, hidden: Sequence[str]) -> Inputs:
         """The same rows as if they lacked these modalities."""
         masks = {name: mask & (name not in hidden) for name, mask in self.masks.items()}
-        return Inputs(self.values, masks, self.tokens, self.groups)
+        none = np.zeros(len(self) + 1, dtype=np.int64)
+        tokens = {name: Ragged(one.values[:0], none) if name in hidden else one for name, one in self.tokens.items()}
+        return Inputs(self.values, masks, tokens, self.groups)
 
     def row_groups(self) -> np.ndarray:
         """`groups`, or numbers that rows of equal content share, `int64 (n,)`."""
@@ -117,20 +119,29 @@ def read_inputs(
         blocks, X = table.blocks, table.to_numpy()
         groups = table.groups if groups is None else groups
     options: dict[str, Any] = {"dtype": [np.float64, np.float32], "reset": reset}
-    if y is None:
-        X = validate_data(estimator, X, **options)
-    else:
+    if reset:
         X, y = validate_data(estimator, X, y, y_numeric=numeric, **options)
+    else:
+        X = validate_data(estimator, X, **options)
     blocks = {ANONYMOUS: slice(0, X.shape[1])} if blocks is None else blocks
     _check_blocks(blocks, X.shape[1])
     if reset:
         estimator.blocks_ = dict(blocks)
     if groups is not None:
         check_consistent_length(X, groups)
-        groups = np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64) if table is None else groups
+        groups = _numbered(np.asarray(groups))
     values = {name: X[:, columns] for name, columns in blocks.items()}
     masks = {name: np.ones(len(X), dtype=bool) for name in blocks} if table is None else table.masks
     return Inputs(values, masks, groups=groups), y
+
+
+def _numbered(groups: np.ndarray) -> np.ndarray:
+    """Labels of groups as `int64`, each by itself: leaving rows out renames no group."""
+    if groups.dtype.kind in "iu":
+        return groups.astype(np.int64)
+    labels, member = np.unique(groups.astype(str), return_inverse=True)
+    digests = [hashlib.blake2b(label.encode(), digest_size=8).digest() for label in labels.tolist()]
+    return np.array([int.from_bytes(one, "little", signed=True) for one in digests], dtype=np.int64)[member]
 
 
 def with_tokens(inputs: Inputs, tokens: Mapping[str, Ragged]) -> Inputs:
@@ -170,8 +181,8 @@ def _check_widths(found: Mapping[str, slice], fitted: Mapping[str, slice]) -> No
 
 
 def _check_blocks(blocks: Mapping[str, slice], columns: int) -> None:
-    if not blocks:
-        raise UsageError("blocks is empty; give each modality its columns, or None for one block of all")
+    if not isinstance(blocks, Mapping) or not blocks:
+        raise UsageError(f"blocks must map each modality to its columns, or be None for one block; got {blocks!r}")
     used = np.zeros(columns, dtype=int)
     for name, part in blocks.items():
         fits = isinstance(part, slice) and isinstance(part.stop, int | np.integer) and part.step in (None, 1)
@@ -188,7 +199,7 @@ class BlockScaler(BaseEstimator):
     Means and deviations are those of the training rows that have the modality, weighted. The
     factor `1 / sqrt(D_m)` gives each modality a total variance of 1, so that a penalty or a
     learning rate means the same for 384 columns as for 2048. Rows without a modality get 0,
-    its mean. Tokens are scaled alike, each by the mean and deviation of all tokens.
+    its mean. Tokens become `(t - mean) / std`, by the mean and deviation of all tokens.
 
     Learned: `mean_` and `scale_` of shape `(sum D_m,)`; `token_mean_` and `token_scale_` by modality.
     """
@@ -205,7 +216,7 @@ class BlockScaler(BaseEstimator):
             name: _moments(ragged.values, np.repeat(weight, ragged.lengths)) for name, ragged in inputs.tokens.items()
         }
         self.token_mean_ = {name: mean for name, (mean, _) in tokens.items()}
-        self.token_scale_ = {name: scale for name, (_, scale) in tokens.items()}
+        self.token_scale_ = {name: scale / np.sqrt(len(scale)) for name, (_, scale) in tokens.items()}
         return self
 
     def transform(self, inputs: Inputs) -> np.ndarray:

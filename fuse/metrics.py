@@ -1,4 +1,4 @@
-"""Numbers that a table of results holds. All are scikit-learn's."""
+"""Numbers that a table of results holds. All are scikit-learn's and scipy's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
+from scipy.stats import pearsonr
+from sklearn.metrics import (
+    accuracy_score,
+    f1_score,
+    mean_absolute_error,
+    precision_recall_fscore_support,
+    r2_score,
+    root_mean_squared_error,
+)
 
 
 def classification_metrics(y_true: np.ndarray, y_pred: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
@@ -33,6 +41,42 @@ def classification_metrics(y_true: np.ndarray, y_pred: np.ndarray, classes: Sequ
         "per_class": {
             label: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}
             for label, p, r, f, n in zip(labels, precision, recall, f1, support, strict=True)
+        },
+        "n": len(y_true),
+    }
+
+
+def regression_metrics(y_true: np.ndarray, y_pred: np.ndarray) -> dict[str, Any]:
+    """Errors of `n` predicted numbers, and those that the field gives for sentiment from -3 to 3.
+
+    Args:
+        y_true: true numbers, shape `(n,)`.
+        y_pred: predicted numbers, shape `(n,)`.
+
+    Returns:
+        `mae`, `rmse`, `r2`; `corr`, Pearson's, None where either is constant; `acc7`, share of equal
+        numbers once both are cut to -3..3 and rounded, half to even; `acc2_has0`, `f1_has0` (0 or
+        more against less, all rows), `acc2_non0`, `f1_non0` (more than 0 against the rest, rows whose
+        truth is 0 left out; None where that is all), `acc2_gt0`, `f1_gt0` (more than 0 against the
+        rest, all rows: CM-BERT's). F1 is weighted by true support. `n`.
+    """
+    varies = len(y_true) > 1 and np.ptp(y_true) > 0 and np.ptp(y_pred) > 0
+    sides = {
+        "has0": (y_true >= 0, y_pred >= 0),
+        "non0": (y_true[y_true != 0] > 0, y_pred[y_true != 0] > 0),
+        "gt0": (y_true > 0, y_pred > 0),
+    }
+    rounded = (np.round(np.clip(y, -3, 3)) for y in (y_true, y_pred))
+    return {
+        "mae": float(mean_absolute_error(y_true, y_pred)),
+        "rmse": float(root_mean_squared_error(y_true, y_pred)),
+        "r2": float(r2_score(y_true, y_pred)) if len(y_true) > 1 else None,
+        "corr": float(pearsonr(y_true, y_pred).statistic) if varies else None,
+        "acc7": float(np.equal(*rounded).mean()),
+        **{f"acc2_{name}": float(accuracy_score(*both)) if len(both[0]) else None for name, both in sides.items()},
+        **{
+            f"f1_{name}": float(f1_score(*both, average="weighted", zero_division=0.0)) if len(both[0]) else None
+            for name, both in sides.items()
         },
         "n": len(y_true),
     }

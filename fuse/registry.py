@@ -361,6 +361,7 @@ HEADS: dict[str, Head] = {
             "softmax(sum_m w_m relu(P_m P_m') + b + M) X_t",
             "Yang, Xu and Gao (2020)",
             "words with their sound or face",
+            "of the text a learned vector stands in; others have no say",
         ),
         Head(
             "ef-lstm",

@@ -11,17 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cache import FeatureTable, PipelineError, Progress, StoreError, UsageError, silent, write_json
 from fuse.bundle import RUN_SCHEMA
 from fuse.bundle import load as load_bundle
 from fuse.bundle import save as save_bundle
-from fuse.estimators import FusionClassifier
-from fuse.evaluate import Evaluation, evaluate
-from fuse.registry import make_classifier, modalities_of
+from fuse.estimators import FusionHead
+from fuse.evaluate import Evaluation, evaluate, labelled_by, task_for
+from fuse.registry import make_classifier, make_regressor, modalities_of
 from fuse.report.files import write_judged, write_predictions
 from fuse.splits import Protocol, protocol_for
+from fuse.task import CLASSIFICATION, task_of
 
 RUN_FILE = "run.json"
 PACKAGES = ("numpy", "scikit-learn", "torch", "h5py", "safetensors")
@@ -35,7 +34,7 @@ class Run:
     """
 
     folder: Path
-    model: FusionClassifier
+    model: FusionHead
     encoders: Mapping[str, Mapping[str, Any]]
     settings: Mapping[str, Any]
 
@@ -55,6 +54,7 @@ def run_head(
     head: str,
     params: Mapping[str, Any] | None = None,
     *,
+    task: str | None = None,
     seed: int = 0,
     folds: int = 5,
     progress: Progress = silent,
@@ -65,6 +65,7 @@ def run_head(
         table: features; rows without a label are left out.
         head: a name of `HEADS`.
         params: parameters of the head.
+        task: classification or regression; None goes by the labels, see `task_of`.
         seed: of the folds and of the head's initial weights.
         folds: K where the data gives no splits.
 
@@ -72,12 +73,14 @@ def run_head(
         DataError: no labelled rows, or labels and splits that do not fit, see `protocol_for`.
         UsageError: unknown head or parameters.
     """
-    classifier = make_classifier(head, **dict(params or {}))
-    if "random_state" in classifier.get_params() and "random_state" not in (params or {}):
-        classifier.set_params(random_state=seed)
     labelled = table[table.labelled]
-    protocol = protocol_for(labelled, folds, seed)
-    return evaluate(classifier, labelled, protocol, progress), protocol
+    task = task_of(labelled.y, task)
+    make = make_classifier if task == CLASSIFICATION else make_regressor
+    chosen: FusionHead = make(head, **dict(params or {}))
+    if "random_state" in chosen.get_params() and "random_state" not in (params or {}):
+        chosen.set_params(random_state=seed)
+    protocol = protocol_for(labelled, folds, seed, task)
+    return evaluate(chosen, labelled, protocol, progress), protocol
 
 
 def judge(
@@ -88,6 +91,7 @@ def judge(
     store: Path,
     out: Path | None = None,
     root: Path = Path("runs"),
+    task: str | None = None,
     seed: int = 0,
     folds: int = 5,
     progress: Progress = silent,
@@ -95,7 +99,7 @@ def judge(
     """Judges one head on the modalities that it reads, and writes its run.
 
     Args:
-        table, head, params, seed, folds: as in `run_head`.
+        table, head, params, task, seed, folds: as in `run_head`.
         store: where the table comes from, for the record.
         out: folder of the run; None makes a new one under `root`.
 
@@ -105,19 +109,28 @@ def judge(
     if out is not None:
         check_free(out)
     table = table.select(modalities_of(head, params or {}, table.modalities))
-    evaluation, protocol = run_head(table, head, params, seed=seed, folds=folds, progress=progress)
+    evaluation, protocol = run_head(table, head, params, task=task, seed=seed, folds=folds, progress=progress)
     folder = out or new_folder(f"{table.name}-{head}", root)
     settings = {"head": head, "params": dict(params or {}), "seed": seed, "folds": folds, "store": str(store)}
+    settings["task"] = task_for(evaluation.model)
     metrics = write_run(folder, table, evaluation, protocol, settings)
     return Judged(folder, evaluation, protocol, metrics)
 
 
-def predict(model: FusionClassifier, table: FeatureTable, output: Path) -> dict[str, int]:
-    """Writes `id, label, p_<class>...` for each row and returns how many rows got each label."""
-    proba = model.predict_proba(table)
-    labels = model.classes_[np.argmax(proba, axis=1)]
-    write_predictions(output, table.ids, labels, proba, model.classes_.tolist())
-    return {str(label): int((labels == label).sum()) for label in model.classes_}
+def predict(model: FusionHead, table: FeatureTable, output: Path) -> dict[str, Any]:
+    """Writes `id, label, p_<class>...` for each row, in regression `id, label`.
+
+    Returns:
+        `rows`, and what the labels are: `labels`, how many rows got each, or `mean`, `least` and
+        `largest` of the numbers (None without rows).
+    """
+    labels, proba = labelled_by(model, table)
+    classes = [str(one) for one in getattr(model, "classes_", ())]
+    write_predictions(output, table.ids, labels, proba, classes)
+    if classes:
+        return {"rows": len(labels), "labels": {one: int((labels == one).sum()) for one in classes}}
+    spread = (labels.mean(), labels.min(), labels.max()) if len(labels) else (None, None, None)
+    return {"rows": len(labels), **dict(zip(("mean", "least", "largest"), spread, strict=True))}
 
 
 def check_free(folder: Path) -> None:
@@ -161,6 +174,7 @@ def write_run(
     metrics = {
         **evaluation.metrics,
         "protocol": protocol.name,
+        "task": task_for(evaluation.model),
         "head": settings["head"],
         "modalities": list(table.modalities),
         "seed": settings["seed"],

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
 from cache import DataError, FeatureTable, UsageError, listing
+from fuse.task import CLASSIFICATION
 
 SPLITS = {
     "train": "train",
@@ -46,31 +47,37 @@ class Protocol:
     also: tuple[Fold, ...] = ()
 
 
-def protocol_for(table: FeatureTable, folds: int = 5, seed: int = 0) -> Protocol:
+def protocol_for(table: FeatureTable, folds: int = 5, seed: int = 0, task: str = CLASSIFICATION) -> Protocol:
     """The splits of the data where it gives a labelled test or validation part; else K folds.
 
     Args:
         table: labelled rows only.
-        folds: K of the stratified folds; groups (equal image, equal text, group column) stay whole.
+        folds: K of the folds, stratified by class; groups (equal image, equal text, group column) stay whole.
         seed: shuffles the folds.
+        task: classification or regression.
 
     Raises:
         DataError: rows without a split or of an unknown one, labels that training lacks, a class
             with fewer groups than folds, or a single class.
     """
-    if len(table.classes) < 2:
+    if task == CLASSIFICATION and len(table.classes) < 2:
         raise DataError(
             f"{table.name} has {len(table)} labelled rows of one class ({listing(table.classes)}); "
             "a classifier needs at least two classes: see --columns label=..."
         )
+    if not len(table):
+        raise DataError(f"{table.name} has no labelled rows: see --columns label=...")
+    if folds < 2:
+        raise UsageError(f"--folds must be 2 or more, got {folds}")
     splits = _splits(table)
     judged = "test" if "test" in splits else "valid"
     if "train" not in splits or judged not in splits:
-        return _kfold(table, folds, seed)
+        return _kfold(table, folds, seed) if task == CLASSIFICATION else _group_kfold(table, folds, seed)
     train = np.flatnonzero(splits == "train")
     also = [Fold("valid", train, np.flatnonzero(splits == "valid"))] if judged == "test" and "valid" in splits else []
     rounds = [Fold(judged, train, np.flatnonzero(splits == judged)), *also]
-    _refuse_unknown_labels(table, rounds)
+    if task == CLASSIFICATION:
+        _refuse_unknown_labels(table, rounds)
     parts = [f"{int((splits == part).sum())} {part}" for part in ("train", "valid", "test") if part in splits]
     description = f"the data's own splits: {', '.join(parts)} rows; judged on {judged}"
     return Protocol(f"train-{judged}", description, (rounds[0],), tuple(also))
@@ -110,8 +117,6 @@ def _refuse_unknown_labels(table: FeatureTable, rounds: Sequence[Fold]) -> None:
 
 
 def _kfold(table: FeatureTable, folds: int, seed: int) -> Protocol:
-    if folds < 2:
-        raise UsageError(f"--folds must be 2 or more, got {folds}")
     y, groups = table.y, table.groups
     for label in table.classes:
         held = len(np.unique(groups[y == label]))
@@ -126,9 +131,29 @@ def _kfold(table: FeatureTable, folds: int, seed: int) -> Protocol:
         for number, (train, test) in enumerate(splitter.split(np.zeros(len(y)), y, groups))
     )
     _refuse_lost_classes(table, rounds)
-    parted = len(y) - len(np.unique(groups))
-    description = f"stratified {folds}-fold over {len(y)} rows; {parted} rows kept with a duplicate or group of theirs"
+    description = f"stratified {folds}-fold over {len(y)} rows; {_kept_together(groups)}"
     return Protocol(f"stratified-group-{folds}-fold", description, rounds)
+
+
+def _kept_together(groups: np.ndarray) -> str:
+    return f"{len(groups) - len(np.unique(groups))} rows kept with a duplicate or group of theirs"
+
+
+def _group_kfold(table: FeatureTable, folds: int, seed: int) -> Protocol:
+    """Folds of numbers, which have no classes to stratify by."""
+    groups = table.groups
+    held = len(np.unique(groups))
+    if held < folds:
+        raise DataError(
+            f"{table.name} has {held} independent labelled rows, {folds} folds need as many at least (equal "
+            "images or texts, or rows of one group, count once); lower --folds or add rows"
+        )
+    splitter = GroupKFold(n_splits=folds, shuffle=True, random_state=seed)
+    rounds = tuple(
+        Fold(str(number), train, test)
+        for number, (train, test) in enumerate(splitter.split(np.zeros(len(groups)), groups=groups))
+    )
+    return Protocol(f"group-{folds}-fold", f"{folds}-fold over {len(groups)} rows; {_kept_together(groups)}", rounds)
 
 
 def _refuse_lost_classes(table: FeatureTable, rounds: Sequence[Fold]) -> None:

@@ -35,9 +35,18 @@ class TokenHead(GradientHead):
     """Whether one vector a modality makes sense."""
     because: ClassVar[str] = ""
     """Why it does not."""
+    needs_columns: ClassVar[bool] = False
+    """Whether tokens of one column each in a fixed order, such as sklearn's checks give, are too little to learn by."""
 
     tokens: Sequence[str] | None = None
     token_dim: int | Mapping[str, int] | None = None
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        for kind in (tags.classifier_tags, tags.regressor_tags):
+            if kind is not None:
+                kind.poor_score = self.needs_columns
+        return tags
 
     def _read(self, X: Any, y: Any, groups: Any) -> tuple[Inputs, np.ndarray]:
         inputs, y = super()._read(X, y, groups)

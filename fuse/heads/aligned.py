@@ -28,6 +28,7 @@ class MaskedMultimodalAttention(TokenHead):
     _widths: ClassVar[tuple[str, ...]] = ("width",)
     aligned: ClassVar[bool] = True
     because: ClassVar[str] = ": with a single key every attention weight is 1"
+    needs_columns: ClassVar[bool] = True  # the layer norm of a single column is a constant
 
     width: int = 30
     scale: str = "sample"

@@ -30,6 +30,7 @@ class CrossAttention(TokenHead):
         "heads",
     )
     because: ClassVar[str] = ": with a single key every attention weight is 1"
+    needs_columns: ClassVar[bool] = True  # tokens have no place but in what they hold
 
     hidden: int = 64
     heads: int = 4

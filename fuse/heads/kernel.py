@@ -42,7 +42,7 @@ class KernelFusion(FusionHead):
     gamma: float = 0.5
     beta: Mapping[str, float] | None = None
     C: float = 1.0
-    tol: float = 1e-3
+    tol: float = 1e-8
 
     def _fit_kernel(self, inputs: Inputs, wanted: np.ndarray, weight: np.ndarray) -> np.ndarray:
         """The kernel matrix of the training rows; `wanted`, `(n, outputs)`, is what it should align with."""
@@ -78,8 +78,12 @@ class KernelFusion(FusionHead):
         if self.beta is None:
             aligned = np.array([alignment(one, wanted, weight) for one in kernels]).clip(min=0)
             return aligned / aligned.sum() if aligned.sum() > 0 else np.full(len(names), 1 / len(names))
-        beta = np.array([self.beta.get(name, 0.0) for name in names], dtype=np.float64)
-        if set(self.beta) - set(names) or not np.isfinite(beta).all() or beta.min() < 0 or beta.max() == 0:
+        try:
+            beta = np.array([self.beta.get(name, 0.0) for name in names], dtype=np.float64)
+            known = set(self.beta) <= set(names)
+        except (AttributeError, TypeError, ValueError):
+            known = False
+        if not known or not np.isfinite(beta).all() or beta.min() < 0 or beta.max() == 0:
             raise UsageError(
                 f"{type(self).__name__}: beta must map each of {', '.join(names)} to a number of 0 or more, not all 0; "
                 f"got {self.beta!r}"

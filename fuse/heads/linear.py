@@ -67,7 +67,7 @@ class ConcatLogisticClassifier(LinearHead, FusionClassifier):
 
     C: Strength = 1.0
     max_iter: int = 1000
-    tol: float = 1e-4
+    tol: float = 1e-6
 
     def _fit_head(self, inputs: Inputs, target: np.ndarray, weight: np.ndarray) -> None:
         require_positive(self, "tol")

@@ -51,7 +51,9 @@ class ConcatMLP(GradientHead):
 
 def check_sizes(head: GradientHead, sizes: Sequence[int]) -> None:
     """Raises a UsageError unless these are widths of layers."""
-    whole = isinstance(sizes, Sequence | np.ndarray) and all(isinstance(size, int | np.integer) for size in sizes)
+    whole = isinstance(sizes, Sequence | np.ndarray) and all(
+        isinstance(size, int | np.integer) and not isinstance(size, bool) for size in sizes
+    )
     if not whole or min(sizes, default=1) <= 0:
         raise UsageError(f"{type(head).__name__}: hidden_sizes must be a list of positive integers, got {sizes!r}")
 
@@ -102,7 +104,10 @@ class GradientBlending(GradientHead):
         for m, name in enumerate(names):
             has = inputs.masks[name]
             own = inputs.only([name]).keep(has)
-            found.append(self._generalisation(own, target[has], weight[has], seed + m + 1, [1.0, 0.0]))
+            if len(np.unique(own.row_groups())) < 2:  # too few rows have it to tell
+                found.append(0.0)
+            else:
+                found.append(self._generalisation(own, target[has], weight[has], seed + m + 1, [1.0, 0.0]))
         shares = np.array(found)
         self.shares_ = shares / shares.sum() if shares.sum() > 0 else np.full(len(found), 1 / len(found))
         return super()._fit_network(inputs, target, weight, seed)

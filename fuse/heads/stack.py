@@ -39,7 +39,7 @@ class StackingClassifier(LateHead, FusionClassifier):
     C: float = 1.0
     second_c: float = 1.0
     max_iter: int = 1000
-    tol: float = 1e-4
+    tol: float = 1e-6
 
     def _voter(self, modality: str) -> Unimodal:
         return UnimodalClassifier(modality=modality, C=self.C, max_iter=self.max_iter, tol=self.tol)
@@ -100,7 +100,8 @@ class EnsembleSelection(FusionHead):
     chosen are then fitted to all rows.
 
     Args:
-        members: names of heads; `"unimodal"` is one for each modality.
+        members: names of heads; `"unimodal"` is one for each modality. None takes `unimodal`, `mlp-aux`,
+            and `logreg` for classes or `ridge` for numbers.
         rounds: how many are added; the best prefix is kept.
         parts: one part in so many of the training rows is held out for the choice.
         random_state: seed of members that take one.
@@ -109,7 +110,7 @@ class EnsembleSelection(FusionHead):
     Learned: `estimators_`, the members that were chosen; `shares_`, their shares; `chosen_`, their names.
     """
 
-    members: Sequence[str] = ("unimodal", "logreg", "mlp-aux")
+    members: Sequence[str] | None = None
     rounds: int = 25
     parts: int = 3
     random_state: Any = None
@@ -126,7 +127,7 @@ class EnsembleSelection(FusionHead):
     def _fit_head(self, inputs: Inputs, target: np.ndarray, weight: np.ndarray) -> None:
         require_positive(self, "rounds", integer=True)
         require_positive(self, "parts", integer=True)
-        if not self.members or isinstance(self.members, str) or self.parts < 2:
+        if isinstance(self.members, str) or (self.members is not None and not self.members) or self.parts < 2:
             raise UsageError(f"{type(self).__name__}: members must be a list of heads, and parts 2 or more")
         library = self._library(inputs)
         held = inner_folds(inputs, target, weight, self.parts) == 0
@@ -140,7 +141,8 @@ class EnsembleSelection(FusionHead):
     def _library(self, inputs: Inputs) -> dict[str, FusionHead]:
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         library: dict[str, FusionHead] = {}
-        for name in self.members:
+        linear = "logreg" if isinstance(self, FusionClassifier) else "ridge"
+        for name in ("unimodal", linear, "mlp-aux") if self.members is None else self.members:
             if name == "unimodal":
                 single = {m: self._member(name, seed).set_params(modality=m) for m in inputs.modalities}
                 library |= {f"unimodal {m}": head for m, head in single.items() if inputs.masks[m].any()}

@@ -138,7 +138,7 @@ class LateVotingClassifier(LateHead, FusionClassifier):
     weights: Mapping[str, float] | None = None
     C: float = 1.0
     max_iter: int = 1000
-    tol: float = 1e-4
+    tol: float = 1e-6
 
     def _voter(self, modality: str) -> Unimodal:
         return UnimodalClassifier(modality=modality, C=self.C, max_iter=self.max_iter, tol=self.tol)

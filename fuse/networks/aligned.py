@@ -15,9 +15,8 @@ FAR = -1e4
 """CM-BERT's mask of padded keys."""
 
 
-def evened(values: Values) -> Values:
-    """All with the first one's number of tokens: a modality that is missing has only the one that stands in for it."""
-    steps = values[0].shape[1]
+def evened(values: Values, steps: int) -> Values:
+    """All with this number of tokens: a modality that is missing has only the one that stands in for it."""
     return [nn.functional.pad(x, (0, 0, 0, steps - x.shape[1])) for x in values]
 
 
@@ -56,30 +55,32 @@ class MaskedMultimodalAttention(Network):
         return x / (x.square().sum(dim=(1, 2), keepdim=True) + 1e-12).sqrt().sqrt()
 
     def attention(self, values: Values, present: Present) -> Tensor:
-        """Weights `(b, T, T)`: how much each token takes from each."""
+        """Weights `(b, T)`: how much the first token, from which alone the output is made, takes from each."""
         scores: Tensor = self.bias
         for m, (layer, x) in enumerate(zip(self.maps, values, strict=True)):
             mapped = self._scaled(layer(x), m)
-            scores = scores + self.weight[m] * torch.relu(mapped @ mapped.mT)
-        masked = scores + FAR * (~present[0])[:, None].to(values[0].dtype)
-        return masked.softmax(dim=2)
+            scores = scores + self.weight[m] * torch.relu((mapped @ mapped[:, 0, :, None])[..., 0])
+        return (scores + FAR * (~present[0]).to(scores.dtype)).softmax(dim=1)
 
     def forward(self, values: Values, present: Present) -> Tensor:
         """Outputs `(b, K)`."""
-        values = evened(values)
         text = values[0]
-        joined = self.dropout(self.attention(values, present)) @ text
-        hidden = self.norm(self.dropout(self.dense(joined + text)))
-        output: Tensor = self.out(self.dropout(hidden[:, 0]))
+        values = evened(values, text.shape[1])
+        joined = (self.dropout(self.attention(values, present))[:, None] @ text)[:, 0]
+        hidden = self.norm(self.dropout(self.dense(joined + text[:, 0])))
+        output: Tensor = self.out(self.dropout(hidden))
         return output
 
     def looked_at(self, values: Values, present: Present) -> tuple[Tensor, Tensor]:
         """What the first token, from which the output is made, takes from each."""
-        return self.attention(evened(values), present)[:, 0], present[0]
+        return self.attention(evened(values, values[0].shape[1]), present), present[0]
 
 
 class EarlyFusionLSTM(Network):
-    """EF-LSTM: `y = V h_T + b`, h the states of an LSTM over `[x_1t; ...; x_Mt]`; Hochreiter and Schmidhuber (1997)."""
+    """EF-LSTM: `y = V h_T + b`, h the states of an LSTM over `[x_1t; ...; x_Mt]`; Hochreiter and Schmidhuber (1997).
+
+    T is the last token that any modality has: a row that lacks the first is read to its end all the same.
+    """
 
     def __init__(self, parts: Sequence[Part], outputs: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -89,6 +90,8 @@ class EarlyFusionLSTM(Network):
 
     def forward(self, values: Values, present: Present) -> Tensor:
         """Outputs `(b, K)`."""
-        states, _ = self.lstm(torch.cat(evened(values), dim=2))
-        output: Tensor = self.out(self.dropout(last_there(states, present[0])))
+        steps = max(x.shape[1] for x in values)
+        states, _ = self.lstm(torch.cat(evened(values, steps), dim=2))
+        there = [nn.functional.pad(one, (0, steps - one.shape[1])) for one in present]
+        output: Tensor = self.out(self.dropout(last_there(states, torch.stack(there).any(dim=0))))
         return output

@@ -5,6 +5,7 @@ One modality alone is multiplied with itself.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -141,7 +142,7 @@ class CompactBilinear(Network):
         ):
             sketch = x.new_zeros(len(x), self.sketch).index_add(1, places, with_one(x) * signs)
             transforms.append(torch.fft.rfft(sketch))
-        joined = torch.fft.irfft(torch.stack(transforms).prod(dim=0), n=self.sketch)
+        joined = torch.fft.irfft(functools.reduce(torch.mul, transforms), n=self.sketch)
         output: Tensor = self.out(self.dropout(unit(signed_root(joined))))
         return output
 

@@ -23,10 +23,10 @@ def perceptron(columns: int, hidden_sizes: Sequence[int], outputs: int, dropout:
 class ConcatMLP(Network):
     """`y = W_2 relu(W_1 [x_1; ...; x_M] + b_1) + b_2`.
 
-    With `shares`, one for the joint output and one a modality, each modality also learns to
-    predict by itself, `y_m = V_m x_m + c_m`, from the rows that have it. Nothing is shared with
-    the joint output unless `towers` is set: then each modality first has a hidden layer of its
-    own, which both read.
+    With `shares`, one for the joint output and one a modality, each modality first has a hidden
+    layer of its own, `h_m = relu(U_m x_m + a_m)`, as wide as the first. The joint output reads them
+    side by side in place of `x_m`, and each modality also learns to predict by itself,
+    `y_m = V_m h_m + c_m`, from the rows that have it.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class ConcatMLP(Network):
         self.towers = nn.ModuleList(nn.Sequential(nn.Linear(part.columns, width), nn.ReLU()) for part in parts)
         self.alone = nn.ModuleList(nn.Linear(width, outputs) for _ in parts)
         self.dropout = nn.Dropout(dropout)
-        self.layers = perceptron(width * len(parts), hidden_sizes[1:] or hidden_sizes, outputs, dropout)
+        self.layers = perceptron(width * len(parts), list(hidden_sizes[1:]) or hidden_sizes, outputs, dropout)
 
     def _features(self, values: Values) -> Values:
         if self.shares is None:
@@ -58,17 +58,17 @@ class ConcatMLP(Network):
         output: Tensor = self.layers(torch.cat(self._features(values), dim=1))
         return output
 
-    def terms(self, values: Values, present: Present) -> Sequence[Term]:
+    def terms(self, values: Values, present: Present, shown: Present) -> Sequence[Term]:
         """The joint output and, with shares, that of each modality."""
         if self.shares is None:
-            return super().terms(values, present)
+            return super().terms(values, present, shown)
         features = self._features(values)
         joint = Term(self.layers(torch.cat(features, dim=1)), self.shares[0])
         return [
             joint,
             *(
                 Term(one(x), share, there.to(x.dtype))
-                for one, x, share, there in zip(self.alone, features, self.shares[1:], present, strict=True)
+                for one, x, share, there in zip(self.alone, features, self.shares[1:], shown, strict=True)
             ),
         ]
 

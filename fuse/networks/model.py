@@ -38,8 +38,11 @@ class Network(nn.Module):
         """Outputs `(b, K)`."""
         raise NotImplementedError
 
-    def terms(self, values: Values, present: Present) -> Sequence[Term]:
-        """What is trained; the output alone unless a network has more to learn by."""
+    def terms(self, values: Values, present: Present, shown: Present) -> Sequence[Term]:
+        """What is trained; the output alone unless a network has more to learn by.
+
+        `shown` is `bool (b,)` a modality: which rows have it, no vector standing in.
+        """
         return [Term(self(values, present))]
 
     def looked_at(self, values: Values, present: Present) -> tuple[Tensor, Tensor]:
@@ -81,7 +84,7 @@ class Model(nn.Module):
         """What is trained on a batch."""
         if self.training and self.dropped:
             present = _hidden(present, self.dropped)
-        return self.network.terms(*self._filled(values, present))
+        return self.network.terms(*self._filled(values, present), [has(one) for one in present])
 
     def looked_at(self, values: Values, present: Present) -> tuple[Tensor, Tensor]:
         """Weights of tokens, where the network attends."""
@@ -116,17 +119,18 @@ def has(present: Tensor) -> Tensor:
 
 
 def _hidden(present: Present, share: float) -> Present:
-    """Hides modalities at random, but never the last that a row has."""
+    """Hides modalities at random, but never all that a row has: the one with the largest draw is kept."""
     shown = torch.stack([has(one) for one in present], dim=1)
-    kept = shown & (torch.rand(shown.shape, device=shown.device) >= share)
-    kept = torch.where(kept.any(dim=1, keepdim=True), kept, shown)
+    draw = torch.rand(shown.shape, device=shown.device).masked_fill(~shown, -1.0)
+    kept = shown & ((draw >= share) | (draw == draw.amax(dim=1, keepdim=True)))
     return [one & (kept[:, [m]] if one.ndim == 2 else kept[:, m]) for m, one in enumerate(present)]
 
 
 def masked_mean(values: Tensor, present: Tensor) -> Tensor:
     """Mean over the tokens that are there, `(b, T, D)` to `(b, D)`; zeros where there is none."""
-    count = present.sum(dim=1, keepdim=True).clamp(min=1)
-    return torch.where(present[..., None], values, 0.0).sum(dim=1) / count
+    shown = present.to(values.dtype)
+    # A product takes a third of the time of masking and adding up, which copy all tokens.
+    return (shown[:, None] @ values)[:, 0] / shown.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 def masked_max(values: Tensor, present: Tensor) -> Tensor:

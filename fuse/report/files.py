@@ -20,7 +20,7 @@ def probability_columns(classes: Sequence[str]) -> list[str]:
 def write_predictions(
     path: Path, ids: np.ndarray, label: np.ndarray, proba: np.ndarray, classes: Sequence[str]
 ) -> None:
-    """Writes `id, label, p_<class>...`, one row a sample.
+    """Writes `id, label, p_<class>...`, one row a sample; in regression the label is a number and all there is.
 
     Args:
         path: the file, replaced as a whole.
@@ -29,7 +29,7 @@ def write_predictions(
         proba: shape `(n, K)`.
         classes: K labels in the order of the columns.
     """
-    rows = [[id_, name, *_numbers(p)] for id_, name, p in zip(ids, label, proba, strict=True)]
+    rows = [[id_, _label(name), *_numbers(p)] for id_, name, p in zip(ids, label, proba, strict=True)]
     _write(path, ["id", "label", *probability_columns(classes)], rows)
 
 
@@ -38,8 +38,12 @@ def write_judged(path: Path, ids: np.ndarray, predictions: Predictions) -> None:
     columns = zip(
         ids[predictions.rows], predictions.label, predictions.proba, predictions.true, predictions.fold, strict=True
     )
-    rows = [[id_, label, *_numbers(proba), true, fold] for id_, label, proba, true, fold in columns]
+    rows = [[id_, _label(label), *_numbers(proba), _label(true), fold] for id_, label, proba, true, fold in columns]
     _write(path, ["id", "label", *probability_columns(predictions.classes), "true", "fold"], rows)
+
+
+def _label(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _numbers(proba: np.ndarray) -> list[str]:

@@ -15,40 +15,67 @@ MEASURES = {
     "weighted_f1": "weighted F1",
     "balanced_accuracy": "balanced acc.",
 }
+"""Shown in percent."""
+
+REGRESSION_MEASURES = {
+    "mae": "MAE",
+    "rmse": "RMSE",
+    "corr": "Pearson",
+    "acc2_non0": "acc2 non0",
+    "f1_non0": "F1 non0",
+    "acc7": "acc7",
+}
+"""Shown as they are."""
 
 
 def comparison_table(rows: Mapping[str, Evaluation]) -> str:
-    """One line a head under the line of the majority class, in percent.
+    """One line a head under the line of the majority class, in percent; in regression under that of the mean.
 
     With folds, `+-` is the standard deviation over the folds.
     """
     first = next(iter(rows.values()))
-    lines = [("majority", *_cells(first.majority, {}))]
+    measures = MEASURES if first.predictions.classes else REGRESSION_MEASURES
+    lines = [("majority" if measures is MEASURES else "mean", *_cells(first.majority, {}, measures))]
     for name, evaluation in rows.items():
         folds = evaluation.metrics["folds"]
-        spread = {key: float(np.std([fold[key] for fold in folds])) for key in MEASURES} if len(folds) > 1 else {}
-        lines.append((name, *_cells(evaluation.metrics, spread)))
-    return _aligned([("head", *MEASURES.values()), *lines])
+        spread = {key: _spread([fold[key] for fold in folds]) for key in measures} if len(folds) > 1 else {}
+        lines.append((name, *_cells(evaluation.metrics, spread, measures)))
+    return _aligned([("head", *measures.values()), *lines])
+
+
+def _spread(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.std(known)) if known else None
 
 
 def evaluation_text(name: str, evaluation: Evaluation) -> str:
-    """The comparison of one head with the majority class, and its precision and recall by class."""
+    """The comparison of one head with the majority class, and its precision and recall by class, if any."""
+    parts = [comparison_table({name: evaluation})]
+    measures = MEASURES if evaluation.predictions.classes else REGRESSION_MEASURES
+    if evaluation.predictions.classes:
+        parts.append(_class_table(evaluation))
+    if "valid" in evaluation.metrics:
+        valid = evaluation.metrics["valid"]
+        cells = zip(measures.values(), _cells(valid, {}, measures), strict=True)
+        parts.append(f"on the {valid['n']} valid rows: " + ", ".join(f"{title} {cell}" for title, cell in cells))
+    return "\n\n".join(parts)
+
+
+def _class_table(evaluation: Evaluation) -> str:
     per_class = [("class", "precision", "recall", "F1", "rows")]
     for label, values in evaluation.metrics["per_class"].items():
         shares = (f"{100 * values[key]:.1f}" for key in ("precision", "recall", "f1"))
         per_class.append((label, *shares, str(values["support"])))
-    parts = [comparison_table({name: evaluation}), _aligned(per_class)]
-    if "valid" in evaluation.metrics:
-        valid = evaluation.metrics["valid"]
-        parts.append(
-            f"on the {valid['n']} valid rows: "
-            + ", ".join(f"{title} {100 * valid[key]:.1f}" for key, title in MEASURES.items())
-        )
-    return "\n\n".join(parts)
+    return _aligned(per_class)
 
 
-def _cells(metrics: Mapping[str, Any], spread: Mapping[str, float]) -> list[str]:
-    return [f"{100 * metrics[key]:.1f}" + (f" +- {100 * spread[key]:.1f}" if spread else "") for key in MEASURES]
+def _cells(metrics: Mapping[str, Any], spread: Mapping[str, float | None], measures: Mapping[str, str]) -> list[str]:
+    def shown(value: float | None) -> str:
+        if value is None:
+            return "-"
+        return f"{100 * value:.1f}" if measures is MEASURES else f"{value:.3f}"
+
+    return [shown(metrics[key]) + (f" +- {shown(spread[key])}" if spread else "") for key in measures]
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
