@@ -122,13 +122,33 @@ def test_a_gpu_that_is_not_there_is_an_error_in_one_line(run_process: Run, posts
     assert not (posts.parent / "features").exists()
 
 
-def test_every_head_runs_by_its_name(run: Run, extracted: Path) -> None:
-    listed = run("fuse", "--head", "list", "--json")
-    for head in listed.json:
-        done = run("fuse", "--head", head, "--out", f"run-{head}", "--json")
-        assert done.code == 0, done.err
-        assert done.json["head"] == head
-        assert (extracted / f"run-{head}" / "run.json").exists()
+@pytest.mark.parametrize("head", ["text", "ridge", "vote-prior", "stacking", "gmu"])
+def test_a_head_runs_by_its_name(run: Run, extracted: Path, head: str) -> None:
+    done = run("fuse", "--head", head, "--out", "run", "--folds", "2", "--json")
+    assert done.code == 0, done.err
+    assert done.json["head"] == head
+    assert (extracted / "run" / "run.json").exists()
+
+
+@pytest.mark.slow
+def test_every_head_goes_from_tokens_to_new_labels(
+    run: Run, posts: Path, models: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fuse import HEADS
+
+    monkeypatch.setattr("fuse.training.MIN_STEPS", 1)
+    assert run("extract", posts, *models, "--tokens").code == 0
+    for name, head in HEADS.items():
+        aligned = getattr(head.any_class, "aligned", False)  # the words of a text and the grid of a picture are not
+        own = ["--set", "modality=text"] if name == "unimodal" else []
+        own += ["--set", "epochs=2"] if "epochs" in head.any_class().get_params() else []
+        modalities = ["--modalities", "text"] if aligned else []
+        done = run("fuse", "--head", name, *own, *modalities, "--out", f"run-{name}", "--folds", "2", "--json")
+        assert done.code == 0, f"{name}: {done.err}"
+        predicted = run("predict", "--run", f"run-{name}", posts, "-o", f"{name}.csv", "--json")
+        assert predicted.code == 0, f"{name}: {predicted.err}"
+        assert predicted.json["encoded"] == 0
+        assert len(rows_of(tmp_path / f"{name}.csv")) == 4
 
 
 def test_json_is_the_last_line_and_progress_goes_to_stderr(run: Run, posts: Path, models: list[str]) -> None:
@@ -301,3 +321,37 @@ def test_precision_and_decoder_stand_in_the_key_and_in_the_json(run: Run, posts:
         assert done.json["stage_seconds"]["read and hash"] >= 0
     assert len(keys) == 3
     assert run("extract", posts, "--name", "posts", "--compile", *models).code == 1
+
+
+def test_numbers_as_labels_are_regressed_to_the_end(run: Run, tmp_path: Path, models: list[str]) -> None:
+    words = {"love": 2.5, "great": 1.25, "hate": -2.75, "awful": -1.5}
+    lines = [
+        json.dumps({"id": f"{word} {n}", "text": f"{word} the day" + " so my a"[: n // 4], "label": value + n % 3 / 10})
+        for n, (word, value) in enumerate(list(words.items()) * 8)
+    ]
+    (tmp_path / "reviews.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert run("extract", "reviews.jsonl", *models[:2], "--random-init", "text=0").code == 0
+    judged = run("fuse", "--head", "ridge", "--set", "alpha=0.001", "--json")
+    assert judged.code == 0, judged.err
+    assert (judged.json["task"], judged.json["n"]) == ("regression", 32)
+    assert judged.json["mae"] < judged.json["mean_mae"]
+    assert "MAE" in judged.err
+    (tmp_path / "new.jsonl").write_text('{"id": "x", "text": "love the day"}\n{"id": "y", "text": "hate the day"}\n')
+    predicted = run("predict", "--run", judged.json["out"], "new.jsonl")
+    assert predicted.code == 0, predicted.err
+    assert predicted.out.startswith("2 rows labelled (mean ")
+    rows = rows_of(tmp_path / "predictions.csv")
+    assert [list(row) for row in rows] == [["id", "label"]] * 2
+    assert float(rows[0]["label"]) > float(rows[1]["label"])
+    refused = run("fuse", "--head", "logreg")
+    assert refused.code == 1
+    assert "predicts classes only" in refused.err
+
+
+def test_heads_are_listed_with_formula_and_parameters(run: Run) -> None:
+    shown = run("fuse", "--head", "list", "--json")
+    assert shown.code == 0
+    assert shown.json["tensor"]["formula"] in shown.err
+    assert shown.json["logreg"]["tasks"] == ["classification"]
+    assert shown.json["mlp-aux"]["params"]["auxiliary"] == 1.0
+    assert shown.json["cmbert"]["tokens"] is True

@@ -73,3 +73,12 @@ def test_the_python_of_the_readme_runs(
     exec(code, found)  # noqa: S102 - it is our own README
     assert np.shape(found["scores"]) == (5,)
     assert np.shape(found["X"]) == (40, 32 + 512)
+
+
+def test_the_page_of_heads_is_what_the_registry_says() -> None:
+    from benchmarks.heads_page import PAGE, page
+    from fuse import HEADS
+
+    assert PAGE.read_text(encoding="utf-8") == page(), "run python benchmarks/heads_page.py"
+    for name in HEADS:
+        assert f"## {name}\n" in page()

@@ -2,7 +2,7 @@ import re
 
 import numpy as np
 
-from fuse import comparison_table, evaluate, make_classifier, protocol_for
+from fuse import comparison_table, evaluate, evaluation_text, make_classifier, make_regressor, protocol_for
 
 
 def _cells(line):
@@ -29,3 +29,18 @@ def test_table_starts_with_the_majority_and_holds_every_measure(split_posts):
     assert _cells(majority) == ["majority", "33.3", "16.7", "16.7", "33.3"]  # always apple: F1 of 0.5, 0 and 0
     keys = ("accuracy", "macro_f1", "weighted_f1", "balanced_accuracy")
     assert _cells(logreg) == ["logreg", *(f"{100 * evaluation.metrics[key]:.1f}" for key in keys)]
+
+
+def test_regression_is_shown_under_the_mean_with_its_own_measures(make_table):
+    rng = np.random.default_rng(0)
+    vectors = {"text": rng.normal(size=(40, 3))}
+    labels = [f"{value:.3f}" for value in vectors["text"].sum(axis=1)]
+    table = make_table(vectors, labels, split=np.repeat(["train", "val", "test"], [24, 8, 8]))
+    evaluation = evaluate(make_regressor("text"), table, protocol_for(table, task="regression"))
+    text = evaluation_text("text", evaluation)
+    head, _, mean, ours = text.split("\n\n")[0].splitlines()
+    assert _cells(head) == ["head", "MAE", "RMSE", "Pearson", "acc2 non0", "F1 non0", "acc7"]
+    assert _cells(mean)[:4] == ["mean", f"{evaluation.majority['mae']:.3f}", f"{evaluation.majority['rmse']:.3f}", "-"]
+    assert _cells(ours)[1] == f"{evaluation.metrics['mae']:.3f}"
+    assert f"on the 8 valid rows: MAE {evaluation.metrics['valid']['mae']:.3f}" in text
+    assert "precision" not in text

@@ -73,7 +73,7 @@ def test_unlabelled_rows_are_predicted_too(written, partly, tmp_path):
     assert [row["id"] for row in rows] == partly.ids.tolist()
     np.testing.assert_allclose(proba, written.evaluation.model.predict_proba(partly), atol=1e-6)
     labels = [row["label"] for row in rows]
-    assert counts == {label: labels.count(label) for label in ("apple", "berry", "cherry")}
+    assert counts == {"rows": 60, "labels": {label: labels.count(label) for label in ("apple", "berry", "cherry")}}
 
 
 def test_unimodal_run_needs_only_its_modality(posts, make_table, tmp_path):
@@ -145,3 +145,57 @@ def test_seed_reaches_folds_and_head_unless_the_head_has_its_own(posts):
     first, other = (fuse.run_head(posts, "mlp", params, seed=seed, folds=2)[0] for seed, params in cases)
     assert [run.model.random_state for run in (first, other)] == [0, 5]
     assert first.predictions.rows.tolist() != other.predictions.rows.tolist()
+
+
+@pytest.fixture
+def scored(make_table):
+    """60 rows in 12 groups, with numbers as labels: the sum of two columns, one of each modality."""
+    rng = np.random.default_rng(0)
+    vectors = {"text": rng.normal(size=(60, 4)), "image": rng.normal(size=(60, 6))}
+    y = vectors["text"][:, 0] + vectors["image"][:, 1]
+    return make_table(vectors, [f"{value:.4f}" for value in y], groups=np.arange(60) // 5)
+
+
+def test_numbers_as_labels_are_regressed_and_judged_by_group(scored, tmp_path):
+    run = judge(scored, "ridge", {"alpha": 0.01}, store=tmp_path, out=tmp_path / "run", folds=4)
+    metrics, predictions = json.loads((run.folder / "metrics.json").read_text()), run.evaluation.predictions
+    assert metrics == run.metrics
+    assert (metrics["task"], metrics["protocol"], metrics["n"]) == ("regression", "group-4-fold", 60)
+    assert metrics["mae"] < 0.1 * metrics["mean_mae"]
+    assert {"corr", "acc7", *(f"{kind}_{side}" for kind in ("acc2", "f1") for side in ("has0", "non0", "gt0"))} < set(
+        metrics
+    )
+    assert len(metrics["folds"]) == 4
+    for group in np.unique(scored.groups):
+        assert len(set(predictions.fold[np.isin(predictions.rows, np.flatnonzero(scored.groups == group))])) == 1
+
+
+def test_files_of_a_regression_hold_numbers(scored, tmp_path):
+    run = judge(scored, "mlp", {"epochs": 1}, store=tmp_path, out=tmp_path / "run", folds=3)
+    with (run.folder / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["id", "label", "true", "fold"]
+    truth = dict(zip(scored.ids, scored.labels.astype(float), strict=True))
+    assert all(float(row["true"]) == pytest.approx(truth[row["id"]], abs=1e-4) for row in rows)
+    loaded = load_run(run.folder)
+    assert loaded.settings["task"] == "regression"
+    found = predict(loaded.model, scored, tmp_path / "out.csv")
+    expected = loaded.model.predict(scored)
+    assert found == pytest.approx(
+        {"rows": 60, "mean": expected.mean(), "least": expected.min(), "largest": expected.max()}
+    )
+    with (tmp_path / "out.csv").open(newline="") as file:
+        written = [float(row["label"]) for row in csv.DictReader(file)]
+    np.testing.assert_allclose(written, expected, rtol=1e-5)
+
+
+def test_numbers_may_be_asked_to_be_classes_and_the_other_way_round(make_table, scored, tmp_path):
+    vectors = {"text": np.random.default_rng(0).normal(size=(30, 3))}
+    stars = make_table(vectors, [str(row % 3 + 1) for row in range(30)])
+    options = {"store": tmp_path, "folds": 2}
+    assert judge(stars, "text", out=tmp_path / "a", **options).metrics["task"] == "classification"
+    assert judge(stars, "text", out=tmp_path / "b", task="regression", **options).metrics["task"] == "regression"
+    with pytest.raises(PipelineError, match="fewer than 2 folds"):
+        judge(scored, "text", out=tmp_path / "c", task="classification", **options)
+    with pytest.raises(UsageError, match="'logreg' predicts classes only; those that predict numbers: text,"):
+        judge(scored, "logreg", out=tmp_path / "d", **options)

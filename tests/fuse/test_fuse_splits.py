@@ -73,3 +73,25 @@ def test_data_that_cannot_be_judged_is_refused_with_its_rows(make_labelled, labe
 def test_one_fold_is_refused(make_labelled):
     with pytest.raises(UsageError, match="folds must be 2 or more, got 1"):
         protocol_for(make_labelled(LABELS), folds=1)
+
+
+def test_numbers_are_folded_by_group(make_labelled):
+    table = make_labelled([f"{row / 7:.3f}" for row in range(24)], groups=np.arange(24) // 3)
+    protocol = protocol_for(table, folds=4, seed=1, task="regression")
+    assert protocol.name == "group-4-fold"
+    assert "16 rows kept with a duplicate or group of theirs" in protocol.description
+    for fold in protocol.judged:
+        assert not set(table.groups[fold.train]) & set(table.groups[fold.test])
+    assert sorted(np.concatenate([fold.test for fold in protocol.judged])) == list(range(24))
+    assert _rows(protocol.judged) != _rows(protocol_for(table, folds=4, seed=2, task="regression").judged)
+
+
+def test_fewer_groups_than_folds_of_numbers_are_refused(make_labelled):
+    table = make_labelled(["0.5", "1.5", "2.5", "3.5"], groups=[0, 0, 1, 1])
+    with pytest.raises(DataError, match="2 independent labelled rows, 3 folds need as many"):
+        protocol_for(table, folds=3, task="regression")
+
+
+def test_labels_of_test_rows_may_be_new_numbers(make_labelled):
+    table = make_labelled(["0.5", "1.5", "2.5"], split=["train", "train", "test"])
+    assert protocol_for(table, task="regression").name == "train-test"
