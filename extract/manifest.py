@@ -115,7 +115,10 @@ def _storable(text: str) -> bool:
 
 def inside(root: Path, name: str) -> Path | None:
     """The path `name` under `root`, or None where it leads out of it."""
-    if "\0" in name:
+    try:
+        if b"\0" in os.fsencode(name):
+            return None
+    except UnicodeEncodeError:  # half a surrogate pair, which is no file's name
         return None
     path = root / name
     # realpath, for Path.resolve raises on a loop of links; opening it will tell what is wrong.

@@ -52,5 +52,5 @@ def test_paths_that_leave_the_folder_are_refused(tmp_path: Path):
     (root / "out").symlink_to(tmp_path)
     assert inside(root, "sub/../1.jpg") is not None
     assert inside(root, str(root / "1.jpg")) == root / "1.jpg"
-    for name in ("../1.jpg", "/etc/passwd", "out/1.jpg", "1\0.jpg", "sub/../../data2/1.jpg"):
+    for name in ("\ud800.jpg", "../1.jpg", "/etc/passwd", "out/1.jpg", "1\0.jpg", "sub/../../data2/1.jpg"):
         assert inside(root, name) is None, name
