@@ -90,7 +90,7 @@ class BlockReader:
     def take(self, samples: np.ndarray, output: str | None = None) -> Values:
         """One output of samples that have some, as a new matrix or as ragged items."""
         output = output or self.block.output
-        if not len(samples):
+        if not self._segments:
             return np.empty((0, self.block.dim), dtype=self.dtype)
         maps = self._mapped(output)
         return take_rows(maps, *self._places(samples))

@@ -207,7 +207,7 @@ def as_numbers(y: Any) -> Any:
     if labels.dtype.kind != "U":
         return y
     try:
-        return labels.astype(np.float64)
+        return np.array([float(label) for label in labels.tolist()])
     except ValueError as error:
         raise UsageError(f"a regressor needs numbers as labels: {error}; classify, or correct the labels") from error
 

@@ -110,12 +110,14 @@ class GradientHead(FusionHead):
         held = np.zeros(len(inputs), dtype=bool)
         if self.early_stopping:
             held = inner_folds(inputs, target, weight, max(2, round(1 / self.validation_fraction)), seed) == 0
+        # A mean of 1 among the rows of either part: then both losses are weighted means.
+        share = weight / np.where(held, weight[held].mean() if held.any() else 1.0, weight[~held].mean())
         dtype = torch.float64 if len(inputs) - held.sum() <= self.batch_size else torch.float32
         kind = torch.long if np.issubdtype(target.dtype, np.integer) else dtype
         return Rows(
             Feed(inputs, self.scaler_, parts, dtype, self.device),
             torch.as_tensor(target, dtype=kind).to(self.device),
-            torch.as_tensor(weight / weight.mean(), dtype=dtype).to(self.device),
+            torch.as_tensor(share, dtype=dtype).to(self.device),
             torch.as_tensor(held),
         )
 

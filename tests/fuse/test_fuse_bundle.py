@@ -2,11 +2,12 @@ import json
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from cache import PipelineError, UsageError
-from fuse import HEADS, ConcatMLPClassifier, load, make_classifier, save
+from fuse import ConcatMLPClassifier, load, make_classifier, save
 
 TENSORS, STATE = "model.safetensors", "model.json"
 
@@ -18,16 +19,36 @@ def saved(posts, tmp_path):
     return tmp_path / "model"
 
 
-@pytest.mark.parametrize("name", HEADS)
-def test_saved_head_predicts_bit_for_bit(name, signal, make_table, tmp_path):
-    vectors, y = signal()
-    table = make_table(vectors, y, present={"image": y != "berry"})
-    head = make_classifier(name, class_weight="balanced").fit(table, y)
+@pytest.mark.parametrize("gap", ["some rows", "a class", "all that are fitted"])
+def test_saved_head_predicts_bit_for_bit(case, data, gap, tmp_path):
+    place = np.arange(60)
+    lost = {"some rows": place % 5 == 0, "a class": place % 3 == 1, "all that are fitted": place < 40}[gap]
+    table, y = data(present={"text" if case.name == "image" else "image": ~lost})
+    head = case.make().fit(table[:40], y[:40])
     save(head, tmp_path)
     loaded = load(tmp_path)
     assert type(loaded) is type(head)
-    np.testing.assert_array_equal(loaded.predict_proba(table), head.predict_proba(table))
     np.testing.assert_array_equal(loaded.predict(table), head.predict(table))
+    np.testing.assert_array_equal(case.output(loaded, table), case.output(head, table))
+
+
+def test_saved_head_over_arrays_comes_back_with_its_blocks_and_names(case, data, tmp_path):
+    table, y = data()
+    X = pd.DataFrame(table.to_numpy(), columns=list("abcdefghij"))
+    head = case.make(array=True, blocks=table.blocks).fit(X, y)
+    save(head, tmp_path)
+    loaded = load(tmp_path)
+    assert loaded.blocks_ == head.blocks_
+    assert list(loaded.feature_names_in_) == list("abcdefghij")
+    np.testing.assert_array_equal(case.output(loaded, X), case.output(head, X))
+
+
+def test_all_learned_state_comes_back(case, data, tmp_path):
+    table, y = data()
+    head = case.make().fit(table, y)
+    save(head, tmp_path)
+    assert {name for name in vars(head) if name.endswith("_")} <= set(vars(load(tmp_path)))
+    assert load(tmp_path).get_params().keys() == head.get_params().keys()
 
 
 @pytest.mark.parametrize("integer", [int, np.int64])
