@@ -5,6 +5,7 @@ from fuse.cca import CanonicalCorrelation
 from fuse.estimators import FusionClassifier, FusionHead, FusionRegressor
 from fuse.evaluate import Evaluation, evaluate
 from fuse.explain import ModalityShares, Projection, emap, modality_shares
+from fuse.head import Head
 from fuse.heads.aligned import CMBERTClassifier, CMBERTRegressor, EFLSTMClassifier, EFLSTMRegressor
 from fuse.heads.attention import CrossAttentionClassifier, CrossAttentionRegressor, MulTClassifier, MulTRegressor
 from fuse.heads.bilinear import (
@@ -55,7 +56,7 @@ from fuse.heads.tensor import (
 from fuse.heads.vote import LateVotingClassifier, LateVotingRegressor
 from fuse.metrics import classification_metrics, regression_metrics
 from fuse.onnx import export_onnx
-from fuse.registry import HEADS, Head, make_classifier, make_regressor
+from fuse.registry import HEADS, make_classifier, make_regressor
 from fuse.report.heads import heads_content, heads_lines, heads_page
 from fuse.report.screen import comparison_table, evaluation_text
 from fuse.runs import Judged, Run, judge, load_run, predict, run_head

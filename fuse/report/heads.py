@@ -9,7 +9,8 @@ from dataclasses import fields
 from typing import Any
 
 from fuse.estimators import FusionHead
-from fuse.registry import HEADS, Head
+from fuse.head import Head
+from fuse.registry import HEADS
 
 
 def heads_lines() -> list[str]:
