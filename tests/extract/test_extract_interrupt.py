@@ -15,7 +15,8 @@ from cache import FeatureStore
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 SLOWLY = """
-import runpy, sys, time
+import runpy, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what starts the tests may have it ignored
 import extract.engine, extract.runtime
 from extract.batching import Budget
 from extract.encoders.text import TextEncoder

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from joblib.externals.loky import get_reusable_executor
 from PIL import Image
 
 from cache import DeviceError, FeatureStore, table_of
@@ -53,6 +54,12 @@ def write_posts(folder: Path) -> Manifest:
     broken = folder / "2.png"
     broken.write_bytes(broken.read_bytes()[:-40])
     return Manifest(folder, "table", tuple(samples))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def none_of_joblib() -> None:
+    """Workers that joblib keeps from earlier tests are children of this process, too."""
+    get_reusable_executor().shutdown(wait=True)
 
 
 @pytest.fixture(scope="module")
