@@ -114,9 +114,9 @@ class FusionHead(BaseEstimator):
     def _head_output(self, inputs: Inputs) -> np.ndarray:
         """Probabilities of shape `(n, K)`, or standardised values of shape `(n,)`; a new array."""
 
+    @abstractmethod
     def outputs(self) -> int:
         """How many numbers a model gives for a row: K classes, or one value."""
-        raise NotImplementedError
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

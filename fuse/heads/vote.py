@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -33,8 +34,9 @@ class LateHead(FusionHead):
     Learned: `estimators_`, one a modality.
     """
 
+    @abstractmethod
     def _voter(self, modality: str) -> Unimodal:
-        raise NotImplementedError
+        """The model of one modality, not fitted."""
 
     def _fit_voters(self, inputs: Inputs, target: np.ndarray, weight: np.ndarray) -> list[Unimodal]:
         """One model a modality; rows are checked and weighted already."""
