@@ -22,7 +22,7 @@ def heads_lines() -> list[str]:
 def _short(head: Head) -> str:
     notes = [
         "classes only" if head.regressor is None else "",
-        "needs extract --tokens" if head.reads_tokens else "",
+        "reads tokens: extract --tokens" if head.reads_tokens else "",
         f"at most {head.any_class.most_modalities} modalities" if head.any_class.most_modalities else "",
     ]
     said = "; ".join(note for note in notes if note)
