@@ -6,6 +6,7 @@ Imports next to nothing, so that `--help` is instant.
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -15,6 +16,9 @@ import click
 
 if TYPE_CHECKING:
     from extract import EncoderSpec, Manifest
+    from fuse import Settings
+
+GRID_HELP = "Settings searched within each training part, never on the rows that judge."
 
 
 class Pipeline(click.Group):
@@ -25,7 +29,7 @@ class Pipeline(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo("stopped; what was encoded is kept, the same command goes on from there", err=True)
+            click.echo("stopped; what was done is kept, the same command goes on from there", err=True)
             ctx.exit(1)
         except Exception as error:
             from cache import PipelineError
@@ -134,8 +138,8 @@ def parse_columns(value: str | None) -> dict[str, str]:
 
 
 def parse_modalities(value: str | None) -> tuple[str, ...] | None:
-    """`text,image` as a tuple; None where nothing is given."""
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if value else None
+    """`text,image` as a tuple; None where nothing is given, or `all`."""
+    return parse_names(value) if value and value != "all" else None
 
 
 def how_to_run(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,6 +198,56 @@ def bench_specs(
         options = {**options, "text_model": options["text_model"] or str(model)}
         options["random_init"] = options["random_init"] or untrained
     return chosen_specs(options, modalities or manifest.modalities, {})
+
+
+def parse_names(value: str | None) -> tuple[str, ...] | None:
+    """`a,b` as a tuple; None where nothing is given."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if value is not None else None
+
+
+def parse_repeats(value: str) -> tuple[int, ...]:
+    """`3` as the seeds 0, 1, 2; `7,8` as these, and `7,` as this one."""
+    try:
+        numbers = [int(part) for part in value.split(",") if part.strip()]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 0 or ("," not in value and numbers[0] < 1):
+        raise click.UsageError(f"--seeds takes how many, or seeds such as 7,8,9; got {value!r}")
+    return tuple(numbers) if "," in value else tuple(range(numbers[0]))
+
+
+def parse_by_head(values: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """`mlp.dropout=0.3` as {"mlp": {"dropout": 0.3}}."""
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in parse_assignments(values).items():
+        head, dot, name = key.partition(".")
+        if not dot:
+            raise click.UsageError(f"--set takes HEAD.KEY=VALUE here, got {key}={value}")
+        found.setdefault(head, {})[name] = value
+    return found
+
+
+def ablation_settings(options: Mapping[str, Any]) -> Settings:
+    """What `ablate` is asked to compare."""
+    from fuse import Settings
+
+    controls = parse_names(options["controls"])
+    return Settings(
+        heads=parse_names(options["heads"]),
+        params=parse_by_head(options["assignments"]),
+        seeds=parse_repeats(options["seeds"]),
+        split_seed=options["split_seed"],
+        folds=options["folds"],
+        task=options["task"],
+        grid=options["grid"],
+        controls=() if controls == ("none",) else controls,
+        device="cuda" if options["gpu"] else "cpu",
+    )
+
+
+def typed_command() -> str:
+    """The command as it was typed, to be copied into a shell."""
+    return shlex.join(["pipeline.py", *sys.argv[1:]])
 
 
 def parse_assignments(values: Iterable[str]) -> dict[str, Any]:

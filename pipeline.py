@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from console import (
+    GRID_HELP,
     Pipeline,
+    ablation_settings,
     bench_specs,
     chosen_specs,
     data_options,
@@ -34,12 +35,22 @@ from console import (
     task_option,
     with_bars,
 )
+from flows import (
+    ablate_table,
+    demo_ablate,
+    demo_extract,
+    demo_predict,
+    encode_for,
+    predict_text,
+    predict_with,
+    shown_from,
+    verify_deep,
+    view_of_run,
+)
 
 if TYPE_CHECKING:
-    from extract import EncoderSpec, Extraction, Manifest
+    from extract import EncoderSpec, Manifest
     from fuse import Judged
-
-DEMO_HEADS = ("text", "image", "vote", "logreg", "mlp")
 
 
 @click.group(cls=Pipeline, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -50,6 +61,7 @@ def main() -> None:
     pipeline.py demo                   see it work, offline, in about a minute
     pipeline.py extract DATA --gpu     encode what is not yet in features/
     pipeline.py fuse --head mlp        train and judge a head on it
+    pipeline.py ablate                 compare heads x modalities x seeds x folds; report.html
     pipeline.py predict --run RUN NEW  label new data
     pipeline.py bench --gpu            what this machine reaches, before a big job
     """  # noqa: D301 - click wants the very character
@@ -118,6 +130,52 @@ def fuse(head: str, store: Path, name: str | None, modalities: str | None, as_js
 
 
 @main.command()
+@store_option
+@click.option("--name", help="Data set in the store; the only one by default.")
+@click.option("--heads", help="Names, or all; 16 common ones by default. `fuse --head list` shows them.")
+@click.option("--modalities", default="all", show_default=True, help="Such as text,image; every subset is compared.")
+@click.option("--seeds", default="3", show_default=True, help="How many repeats, or their seeds: 7,8,9.")
+@click.option("--split-seed", type=int, help="One seed for the folds of all repeats; each its own by default.")
+@click.option("--folds", default=5, show_default=True, help="Used where the data gives no splits.")
+@click.option("--grid", type=click.Choice(["none", "small", "full"]), default="none", show_default=True, help=GRID_HELP)
+@click.option("--controls", help="Heads also fitted with a modality shuffled or noise; none for none.  [default: some]")
+@click.option("--set", "assignments", multiple=True, metavar="HEAD.KEY=VALUE", help="A parameter; repeatable.")
+@task_option
+@click.option("--out", type=click.Path(path_type=Path), help="Folder; a new one under runs/ by default.")
+@click.option("--data", help="Where the data lies now, for the pictures of the report; as it was extracted by default.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Processes; one a core by default.")
+@click.option("--gpu", is_flag=True, help="Train heads on the GPU; an error where there is none.")
+@json_option
+def ablate(store: Path, name: str | None, modalities: str, as_json: bool, **options: Any) -> None:
+    """Compare heads x subsets of modalities x seeds x folds, with tests and a report.
+
+    Stop it at any moment: the same command goes on. With --out of an earlier ablation, only what changed is fitted.
+    Exit code 3: finished, but some fits failed; the report says why.
+    """
+    from fuse import ablation_result, ablation_text
+
+    done = ablate_table(store, name, parse_modalities(modalities), ablation_settings(options), options)
+    lines = [*(f"failed: {one}" for one in done.failed[:20]), ablation_text(done.summary), f"run: {done.folder}"]
+    finish(as_json, ablation_result(done), lines)
+    if done.failed:
+        click.get_current_context().exit(3)
+
+
+@main.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the report; that of the run by default.")
+@click.option("--data", help="Where the data lies now, for the pictures; as it was extracted by default.")
+@json_option
+def report(runs: tuple[Path, ...], out: Path | None, data: str | None, as_json: bool) -> None:
+    """Rebuild the report of an ablation, or join several RUNS on the same rows, such as one an encoder."""
+    from fuse import ablation_result, ablation_text
+    from fuse import report as rebuild
+
+    done = rebuild(runs, out, shown_from(lambda: view_of_run(runs[0]), data))
+    finish(as_json, ablation_result(done), [ablation_text(done.summary), f"report: {done.folder / 'report.html'}"])
+
+
+@main.command()
 @click.option("--run", "run_folder", required=True, help="Folder of a run that fuse wrote.")
 @click.argument("data", type=click.Path())
 @click.option("-o", "--output", type=click.Path(path_type=Path), default="predictions.csv", help="The CSV to write.")
@@ -142,11 +200,11 @@ def predict(
     if unlabelled.samples and not all_rows:
         manifest = unlabelled
     read = time.perf_counter() - started
-    done = _encode_for(run.encoders, manifest, store, options)
-    found = _predict(run.model, done, store, output)
+    done = encode_for(run.encoders, manifest, store, options)
+    found = predict_with(run.model, done, store, output)
     result = extraction_result(done, store, read, time.perf_counter() - started)
     result |= {**found, "out": str(output)}
-    finish(as_json, result, [*failure_lines(done, store), _predict_text(found, output)])
+    finish(as_json, result, [*failure_lines(done, store), predict_text(found, output)])
     if done.failed_ids:
         click.get_current_context().exit(3)
 
@@ -196,7 +254,7 @@ def cache_verify(store: Path, deep: int | None, as_json: bool, **options: Any) -
 
     result = with_bars(lambda bars: verify_store(FeatureStore(store), bars)).as_json()
     if deep and not result["findings"]:
-        result["deep"] = _deep(store, deep, options)
+        result["deep"] = verify_deep(store, deep, options)
         result["findings"] += result["deep"]["findings"]
     finish(as_json, result, finding_lines(result))
     if result["findings"]:
@@ -294,23 +352,25 @@ def bench(data: str | None, samples: int | None, modalities: str | None, as_json
 @click.option("--seed", default=0, show_default=True, help="Of the data, the weights and the folds.")
 @json_option
 def demo(out: Path, seed: int, as_json: bool) -> None:
-    """Generate a small data set and run extract, fuse and predict on it, offline."""
-    from cache import load
+    """Generate a small data set and run extract, ablate and predict on it, offline."""
     from extract import write_demo
-    from fuse import comparison_table, judge
+    from fuse import ablation_text, accuracies
 
     made, store = write_demo(out / "input", seed), out / "features"
     random = f"BERT-base and ResNet-50 have random weights (seed {seed}): this shows the flow, not their accuracy"
     click.echo(f"{made.posts} generated posts; {random}\n", err=as_json)
-    click.echo("\n".join(_demo_extract(made.data, made.text_model, store, seed)) + "\n", err=as_json)
-    table = load(store, "posts")
-    runs = {head: judge(table, head, store=store, root=out / "runs", seed=seed) for head in DEMO_HEADS}
-    accuracy = {head: run.metrics["accuracy"] for head, run in runs.items()}
-    best = max(accuracy, key=accuracy.__getitem__)
-    predicted = _demo_predict(runs[best].folder, made.data, store, out / "predictions.csv")
-    lines = [comparison_table({head: run.evaluation for head, run in runs.items()}), f"\n{best}: {predicted}"]
-    lines += [f"Runs are in {out / 'runs'}. Your own: pipeline.py extract FOLDER, then pipeline.py fuse --head mlp"]
-    finish(as_json, {"accuracy": accuracy, "best": best, "out": str(out)}, lines)
+    click.echo("\n".join(demo_extract(made.data, made.text_model, store, seed)) + "\n", err=as_json)
+    done = demo_ablate(store, out / "runs", seed)
+    best = done.summary["rows"][0]
+    predicted = demo_predict(done.folder, made.data, store, out / "predictions.csv")
+    lines = [
+        ablation_text(done.summary),
+        f"\n{best['head']}: {predicted}",
+        f"The report: {done.folder / 'report.html'}",
+    ]
+    lines += ["Your own: pipeline.py extract FOLDER, then pipeline.py ablate"]
+    result = {"best": best["head"], "accuracy": accuracies(done.summary), "out": str(out), "run": str(done.folder)}
+    finish(as_json, result, lines)
 
 
 def _list_heads(as_json: bool) -> None:
@@ -323,61 +383,6 @@ def _fuse_text(head: str, name: str, judged: Judged) -> str:
     from fuse import evaluation_text
 
     return f"{name}: {judged.protocol.description}\n\n{evaluation_text(head, judged.evaluation)}\n"
-
-
-def _encode_for(
-    encoders: Mapping[str, Mapping[str, Any]], manifest: Manifest, store: Path, options: Mapping[str, Any]
-) -> Extraction:
-    """Encodes data for a run, by the run's encoders and no others."""
-    from extract import Settings, default_name, extract
-
-    specs = chosen_specs(options, encoders, {name: one["spec"] for name, one in encoders.items()})
-    expected = {name: one["encoder"] for name, one in encoders.items()}
-    settings = Settings(store, default_name(manifest.path), specs, expected=expected, keep=False, **how_to_run(options))
-    return with_bars(lambda bars: extract(manifest, settings, bars))
-
-
-def _predict(model: Any, done: Extraction, store: Path, output: Path) -> dict[str, Any]:
-    from cache import FeatureStore, table_of
-    from fuse import predict
-
-    return predict(model, table_of(FeatureStore(store), done.view, check=True), output)
-
-
-def _deep(store: Path, rows: int, options: Mapping[str, Any]) -> dict[str, Any]:
-    from extract import verify_by_encoding
-
-    device = how_to_run(options)["device"]
-    name, data, seed = options["name"], options["data"], options["seed"]
-    return with_bars(lambda bars: verify_by_encoding(store, rows, name, data, device, seed, bars))
-
-
-def _predict_text(found: Mapping[str, Any], output: Path) -> str:
-    if "labels" in found:
-        shown = ", ".join(f"{label} {count}" for label, count in found["labels"].items())
-    else:
-        shown = ", ".join(f"{key} {found[key]:.3g}" for key in ("mean", "least", "largest") if found["rows"])
-    return f"{found['rows']} rows labelled ({shown}): {output}"
-
-
-def _demo_extract(data: Path, text_model: Path, store: Path, seed: int) -> list[str]:
-    from extract import EncoderSpec, Settings, extract, extraction_lines, read_manifest
-
-    text = EncoderSpec("text", str(text_model), random_init=seed, precision="auto")
-    image = EncoderSpec("image", "resnet50", random_init=seed, precision="auto")
-    manifest = read_manifest(data)
-    started = time.perf_counter()
-    done = with_bars(lambda bars: extract(manifest, Settings(store, "posts", (text, image)), bars))
-    return extraction_lines(manifest, done, store, time.perf_counter() - started)[:-1]
-
-
-def _demo_predict(run_folder: Path, data: Path, store: Path, output: Path) -> str:
-    from extract import read_manifest
-    from fuse import load_run
-
-    run = load_run(run_folder)
-    done = _encode_for(run.encoders, read_manifest(data).unlabelled(), store, {})
-    return _predict_text(_predict(run.model, done, store, output), output)
 
 
 if __name__ == "__main__":

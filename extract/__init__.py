@@ -8,6 +8,7 @@ from extract.deep import verify_by_encoding
 from extract.encoders.spec import EncoderSpec, choose_specs
 from extract.manifest import Manifest, Sample, default_name, label_counts
 from extract.measure import bench, bench_lines
+from extract.originals import Original, Originals, originals
 from extract.stage import Extraction, Settings, extract
 from extract.summary import extraction_lines, extraction_result, failure_lines
 
@@ -20,6 +21,8 @@ __all__ = [
     "Extraction",
     "FeatureExtractor",
     "Manifest",
+    "Original",
+    "Originals",
     "Sample",
     "Settings",
     "bench",
@@ -31,6 +34,7 @@ __all__ = [
     "extraction_result",
     "failure_lines",
     "label_counts",
+    "originals",
     "read_manifest",
     "verify_by_encoding",
     "write_demo",

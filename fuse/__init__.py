@@ -1,5 +1,7 @@
 """Fusion heads as sklearn estimators, and the protocol that compares them."""
 
+from fuse.ablation.plan import Settings
+from fuse.ablation.run import Ablated, Asked, ablate, read_summary, report
 from fuse.bundle import load, save
 from fuse.cca import CanonicalCorrelation
 from fuse.estimators import FusionClassifier, FusionHead, FusionRegressor
@@ -57,7 +59,9 @@ from fuse.heads.vote import LateVotingClassifier, LateVotingRegressor
 from fuse.metrics import classification_metrics, regression_metrics
 from fuse.onnx import export_onnx
 from fuse.registry import HEADS, make_classifier, make_regressor
+from fuse.report.ablation import ablation_result, ablation_text, accuracies
 from fuse.report.heads import heads_content, heads_lines, heads_page
+from fuse.report.page import Shown, page
 from fuse.report.screen import comparison_table, evaluation_text
 from fuse.runs import Judged, Run, judge, load_run, predict, run_head
 from fuse.splits import Protocol, protocol_for
@@ -65,6 +69,8 @@ from fuse.task import task_of
 
 __all__ = [
     "HEADS",
+    "Ablated",
+    "Asked",
     "BilinearClassifier",
     "BilinearRegressor",
     "CMBERTClassifier",
@@ -125,12 +131,18 @@ __all__ = [
     "Run",
     "SetFusionClassifier",
     "SetFusionRegressor",
+    "Settings",
+    "Shown",
     "StackingClassifier",
     "StackingRegressor",
     "TensorFusionClassifier",
     "TensorFusionRegressor",
     "UnimodalClassifier",
     "UnimodalRegressor",
+    "ablate",
+    "ablation_result",
+    "ablation_text",
+    "accuracies",
     "classification_metrics",
     "comparison_table",
     "emap",
@@ -146,9 +158,12 @@ __all__ = [
     "make_classifier",
     "make_regressor",
     "modality_shares",
+    "page",
     "predict",
     "protocol_for",
+    "read_summary",
     "regression_metrics",
+    "report",
     "run_head",
     "save",
     "task_of",

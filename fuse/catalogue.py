@@ -109,6 +109,7 @@ CATALOGUE: tuple[Head, ...] = (
         "Goenen and Alpaydin (2011); weights: Cortes et al. (2012)",
         "up to some 10 000 rows; smooth boundaries",
         MEAN,
+        most_rows=10_000,
     ),
     Head(
         "kernel-product",
@@ -120,6 +121,7 @@ CATALOGUE: tuple[Head, ...] = (
         "as kernel, where modalities must agree",
         MEAN,
         {"combine": "product"},
+        10_000,
     ),
     _vote("vote", "soft", "mean of one model a modality", "sum_m w_m p_m", "modalities that err apart", "mean"),
     _vote("vote-hard", "hard", "majority of one model a modality", "sum_m w_m [k = argmax p_m]", "three or more"),

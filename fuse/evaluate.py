@@ -10,6 +10,7 @@ from sklearn.base import clone
 
 from cache import FeatureTable, Progress, silent
 from fuse.estimators import FusionClassifier, FusionHead, FusionRegressor
+from fuse.inputs import Inputs
 from fuse.metrics import classification_metrics, regression_metrics
 from fuse.splits import Fold, Protocol
 from fuse.task import CLASSIFICATION, REGRESSION, targets
@@ -90,7 +91,7 @@ def task_for(head: FusionHead) -> str:
     return CLASSIFICATION if isinstance(head, FusionClassifier) else REGRESSION
 
 
-def labelled_by(model: FusionHead, table: FeatureTable) -> tuple[np.ndarray, np.ndarray]:
+def labelled_by(model: FusionHead, table: FeatureTable | Inputs) -> tuple[np.ndarray, np.ndarray]:
     """Labels `(n,)` that a fitted head gives, and probabilities `(n, K)`; K is 0 in regression."""
     if isinstance(model, FusionClassifier):
         proba = model.predict_proba(table)

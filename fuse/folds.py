@@ -26,7 +26,12 @@ def inner_folds(inputs: Inputs, target: np.ndarray, weight: np.ndarray, folds: i
     Raises:
         UsageError: fewer than two groups.
     """
-    groups, member = np.unique(inputs.row_groups(), return_inverse=True)
+    return deal(inputs.row_groups(), target, weight, folds, seed)
+
+
+def deal(rows: np.ndarray, target: np.ndarray, weight: np.ndarray, folds: int, seed: int = 0) -> np.ndarray:
+    """As `inner_folds`, of rows whose groups, `int64 (n,)`, are given."""
+    groups, member = np.unique(rows, return_inverse=True)
     if len(groups) < 2:
         raise UsageError(
             "rows are held out while fitting, which needs two groups of rows or more; "

@@ -74,6 +74,9 @@ class GradientHead(FusionHead):
     device: str = "cpu"
     random_state: Any = None
 
+    share_of_steps = 1.0
+    """Below 1, a search trains a candidate for so large a part of its steps."""
+
     @abstractmethod
     def _network(self, parts: Sequence[Part]) -> Network:
         """The formula for these modalities, with `self.outputs()` outputs."""
@@ -97,7 +100,7 @@ class GradientHead(FusionHead):
         names = ("epochs", "batch_size", "learning_rate", "weight_decay", "schedule", "patience", "clip_norm")
         options = {name: getattr(self, name) for name in (*names, "modality_dropout", "device")}
         rows = self._rows(inputs, parts, target, weight, seed)
-        trained = train(self._model, rows, self._loss(), Schedule(**options, seed=seed))
+        trained = train(self._model, rows, self._loss(), Schedule(**options, seed=seed, share=self.share_of_steps))
         self.weights_, self.history_, self.n_iter_ = dict(trained.weights), trained.history, trained.rounds
         return trained
 

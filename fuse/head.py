@@ -14,7 +14,8 @@ from fuse.tokens import TokenHead
 class Head:
     """One head: its classes, the parameters that its name implies, its formula and source.
 
-    `missing` says what becomes of a modality that a row lacks; `use` when to take the head.
+    `missing` says what becomes of a modality that a row lacks; `use` when to take the head; `most_rows`
+    from how many training rows on it should be taken only by those who ask for it.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Head:
     use: str
     missing: str = "a learned vector stands in"
     params: Mapping[str, Any] = field(default_factory=dict)
+    most_rows: int | None = None
 
     @property
     def any_class(self) -> type[FusionHead]:

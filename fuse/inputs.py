@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_consistent_length, validate_data
 
-from cache import FeatureTable, Ragged, UsageError, listing
+from cache import FeatureTable, Ragged, UsageError, digest, listing
+from fuse.memo import Memo
+
+T = TypeVar("T")
 
 ANONYMOUS = "all"
 """Name of the only block of an array that is given without `blocks`."""
@@ -26,16 +30,21 @@ class Inputs:
     `values[m]` has shape `(n, D_m)`; `masks[m]`, `bool (n,)`, tells which rows have modality m.
     Rows without it hold numbers that no head may use. `tokens[m]` holds the vectors of a modality
     that is read token by token, in place of `values[m]`. `groups`, `int64 (n,)`, numbers rows that
-    must not be parted when a head holds rows out; None parts all but rows of equal content.
+    must not be parted when a head holds rows out; None parts all but rows of equal content. `memo`
+    keeps what several heads compute from these rows; None computes all anew.
     """
 
     values: Mapping[str, np.ndarray]
     masks: Mapping[str, np.ndarray]
     tokens: Mapping[str, Ragged] = field(default_factory=dict)
     groups: np.ndarray | None = None
+    memo: Memo | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(next(iter(self.masks.values())))
+
+    def __getitem__(self, rows: np.ndarray) -> Inputs:
+        return self.keep(rows)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -52,13 +61,28 @@ class Inputs:
         stops = np.cumsum([values.shape[1] for values in self.values.values()]).tolist()
         return {name: slice(start, stop) for name, start, stop in zip(self.values, [0, *stops], stops, strict=False)}
 
+    def once(self, key: tuple[Hashable, ...], arrays: Sequence[np.ndarray], make: Callable[[], T]) -> T:
+        """What `make` computes from these rows, the parameters in `key` and the content of `arrays`.
+
+        With a memo it is computed once; the result must not be changed.
+        """
+        if self.memo is None:
+            return make()
+        return self.memo.get((*key, *(digest(np.ascontiguousarray(one).tobytes()) for one in arrays)), make)
+
+    def _part(self, key: Hashable) -> Memo | None:
+        return None if self.memo is None else self.memo.part(key)
+
     def keep(self, rows: np.ndarray) -> Inputs:
         """The chosen rows of every modality."""
+        if rows.dtype == bool and rows.all():
+            return self
         return Inputs(
             {name: values[rows] for name, values in self.values.items()},
             {name: mask[rows] for name, mask in self.masks.items()},
             {name: tokens.take(rows) for name, tokens in self.tokens.items()},
             None if self.groups is None else self.groups[rows],
+            self._part((rows.dtype.kind, digest(rows.tobytes()))),
         )
 
     def only(self, names: Sequence[str]) -> Inputs:
@@ -68,6 +92,7 @@ class Inputs:
             {name: self.masks[name] for name in names},
             {name: self.tokens[name] for name in names if name in self.tokens},
             self.groups,
+            self.memo,
         )
 
     def without(self, hidden: Sequence[str]) -> Inputs:
@@ -75,7 +100,7 @@ class Inputs:
         masks = {name: mask & (name not in hidden) for name, mask in self.masks.items()}
         none = np.zeros(len(self) + 1, dtype=np.int64)
         tokens = {name: Ragged(one.values[:0], none) if name in hidden else one for name, one in self.tokens.items()}
-        return Inputs(self.values, masks, tokens, self.groups)
+        return Inputs(self.values, masks, tokens, self.groups, self._part(("without", *sorted(hidden))))
 
     def row_groups(self) -> np.ndarray:
         """`groups`, or numbers that rows of equal content share, `int64 (n,)`."""
@@ -101,7 +126,7 @@ def read_inputs(
     Args:
         estimator: a head; gets `n_features_in_`, `feature_names_in_` and `blocks_` when `reset`.
             Its `blocks` name columns of an array; None takes all columns as one block.
-        X: a `FeatureTable`, or anything that becomes a 2-D array.
+        X: a `FeatureTable`, anything that becomes a 2-D array, or `Inputs` that were checked before.
         y: labels, only while fitting.
         groups: `n` labels of rows that must not be parted; None takes those of a table.
         reset: True in `fit`.
@@ -111,6 +136,8 @@ def read_inputs(
         ValueError: as sklearn raises it for NaN, wrong shapes, wrong types.
         UsageError: `blocks` do not fit the columns.
     """
+    if isinstance(X, Inputs):
+        return _given(estimator, X, reset), None if y is None else np.asarray(y)
     table = X if isinstance(X, FeatureTable) else None
     blocks = estimator.blocks if reset else estimator.blocks_
     if table is not None:
@@ -135,6 +162,15 @@ def read_inputs(
     return Inputs(values, masks, groups=groups), y
 
 
+def _given(estimator: Any, inputs: Inputs, reset: bool) -> Inputs:
+    if not reset:
+        _check_widths(inputs.columns(), estimator.blocks_)
+        return inputs.only(list(estimator.blocks_))
+    estimator.blocks_ = inputs.columns()
+    estimator.n_features_in_ = sum(values.shape[1] for values in inputs.values.values())
+    return inputs
+
+
 def _numbered(groups: np.ndarray) -> np.ndarray:
     """Labels of groups as `int64`, each by itself: leaving rows out renames no group."""
     if groups.dtype.kind in "iu":
@@ -152,7 +188,7 @@ def with_tokens(inputs: Inputs, tokens: Mapping[str, Ragged]) -> Inputs:
                 raise UsageError(f"the {name} tokens hold NaN or infinity; `cache verify` finds what is damaged")
     values = {name: matrix for name, matrix in inputs.values.items() if name not in tokens}
     masks = {name: mask & (tokens[name].lengths > 0) if name in tokens else mask for name, mask in inputs.masks.items()}
-    return Inputs(values, masks, tokens, inputs.groups)
+    return Inputs(values, masks, tokens, inputs.groups, inputs._part(("tokens", *tokens)))
 
 
 def unpadded(values: np.ndarray, width: int, lengths: np.ndarray | None = None) -> Ragged:
@@ -209,7 +245,7 @@ class BlockScaler(BaseEstimator):
         moments = []
         for name, values in inputs.values.items():
             mask = inputs.masks[name] & (weight > 0)
-            moments.append(_moments(values if mask.all() else values[mask], weight[mask]))
+            moments.append(inputs.once(("moments", name), [weight], partial(_of_shown, values, mask, weight)))
         self.mean_ = np.concatenate([mean for mean, _ in moments]) if moments else np.empty(0)
         self.scale_ = np.concatenate([scale for _, scale in moments]) if moments else np.empty(0)
         tokens = {
@@ -229,6 +265,10 @@ class BlockScaler(BaseEstimator):
             out[:, columns] /= scale
             out[~inputs.masks[name], columns] = 0.0
         return out
+
+
+def _of_shown(values: np.ndarray, mask: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return _moments(values if mask.all() else values[mask], weight[mask])
 
 
 def _moments(rows: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import platform
@@ -17,6 +18,7 @@ from fuse.bundle import load as load_bundle
 from fuse.bundle import save as save_bundle
 from fuse.estimators import FusionHead
 from fuse.evaluate import Evaluation, evaluate, labelled_by, task_for
+from fuse.leaks import refuse_tuned
 from fuse.registry import make_classifier, make_regressor, modalities_of
 from fuse.report.files import write_judged, write_predictions
 from fuse.splits import Protocol, protocol_for
@@ -80,6 +82,7 @@ def run_head(
     if "random_state" in chosen.get_params() and "random_state" not in (params or {}):
         chosen.set_params(random_state=seed)
     protocol = protocol_for(labelled, folds, seed, task)
+    refuse_tuned(labelled, [*protocol.judged, *protocol.also])
     return evaluate(chosen, labelled, protocol, progress), protocol
 
 
@@ -197,13 +200,15 @@ def write_run(
                 name: {key: getattr(blocks[name], key) for key in ("encoder", "output", "dim", "spec")}
                 for name in table.modalities
             },
-            "versions": _versions(),
+            "versions": versions(),
         },
     )
     return metrics
 
 
-def _versions() -> dict[str, str]:
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of this program and of what results depend on."""
     found = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {"encode-once": encode_once_version(), "python": platform.python_version(), **found}
 

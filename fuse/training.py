@@ -35,6 +35,7 @@ class Schedule:
     modality_dropout: float
     device: str
     seed: int
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Rows:
 def train(build: Callable[[], Model], rows: Rows, loss: Loss, schedule: Schedule) -> Trained:
     """Trains a model by AdamW on the rows that are not held out.
 
-    A round is a pass over them, or as many passes as make small data give `MIN_STEPS` in all.
+    A round is a pass over them; of small data as many steps as make `MIN_STEPS` in all rounds.
     Where rows are held out, training ends once their loss has not fallen for `patience` rounds,
     and the best weights are kept.
 
@@ -103,11 +104,14 @@ class _Training:
         self._kept = torch.nonzero(~rows.held).flatten()
         self._held = torch.nonzero(rows.held).flatten()
         batches = -(-len(self._kept) // schedule.batch_size)
-        self._passes = max(1, -(-MIN_STEPS // (batches * schedule.epochs)))
         self._optimizer = torch.optim.AdamW(
             model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True
         )
-        steps = schedule.epochs * self._passes * batches
+        # Not whole passes: a few rows less must not double the steps.
+        whole = max(MIN_STEPS, batches * schedule.epochs)
+        self._rounds = max(1, round(schedule.epochs * schedule.share))
+        self._ends = [(number + 1) * whole // schedule.epochs for number in range(self._rounds)]
+        steps = self._ends[-1]
         self._cosine = self._plateau = None
         if schedule.schedule == "cosine":
             self._cosine = torch.optim.lr_scheduler.CosineAnnealingLR(self._optimizer, steps)
@@ -119,8 +123,9 @@ class _Training:
     def run(self) -> Trained:
         """All rounds."""
         best, weights, since, history = np.inf, None, 0, []
-        for _ in range(self._schedule.epochs):
-            losses = [self._step(rows) for _ in range(self._passes) for rows in self._batches()]
+        batches = self._batches()
+        for start, end in zip([0, *self._ends], self._ends, strict=False):
+            losses = [self._step(next(batches)) for _ in range(start, end)]
             trained = float(torch.stack(losses).mean())
             held = self._held_loss() if len(self._held) else np.nan
             history.append((trained, held))
@@ -137,11 +142,13 @@ class _Training:
         return Trained(as_arrays(weights or self._model.state_dict()), len(history), np.array(history))
 
     def _batches(self) -> Iterator[Tensor]:
+        """Pass after pass, without end."""
         size = self._schedule.batch_size
-        if len(self._kept) <= size:
-            yield self._kept
-        else:
-            yield from self._kept[torch.randperm(len(self._kept))].split(size)
+        while True:
+            if len(self._kept) <= size:
+                yield self._kept
+            else:
+                yield from self._kept[torch.randperm(len(self._kept))].split(size)
 
     def _step(self, rows: Tensor) -> Tensor:
         self._model.dropped = self._schedule.modality_dropout

@@ -73,12 +73,20 @@ class ConcatLogisticClassifier(LinearHead, FusionClassifier):
         require_positive(self, "tol")
         require_positive(self, "max_iter", integer=True)
         factors = block_factors(self, "C", inputs)
-        scaled = self._scaled(inputs, weight)
+        self.scaler_ = BlockScaler().fit(inputs, weight)
+        key = ("logistic", *inputs.modalities, len(self.classes_), self.max_iter, self.tol)
+        self.coef_, self.intercept_, self.n_iter_ = inputs.once(
+            key, [target, weight, factors], lambda: self._fitted(inputs, target, weight, factors)
+        )
+
+    def _fitted(
+        self, inputs: Inputs, target: np.ndarray, weight: np.ndarray, factors: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, int]:
+        scaled = self.scaler_.transform(inputs)
         scaled *= factors.astype(scaled.dtype)
         model = LogisticRegression(solver="newton-cg", max_iter=self.max_iter, tol=self.tol)
-        coef, self.intercept_ = _fit_softmax(model, scaled, target, weight, len(self.classes_))
-        self.coef_ = coef * factors
-        self.n_iter_ = int(np.max(getattr(model, "n_iter_", 1)))
+        coef, intercept = _fit_softmax(model, scaled, target, weight, len(self.classes_))
+        return coef * factors, intercept, int(np.max(getattr(model, "n_iter_", 1)))
 
     def _head_output(self, inputs: Inputs) -> np.ndarray:
         return softmax(self._linear(inputs))
@@ -122,8 +130,13 @@ class RidgeRegressor(LinearHead, FusionRegressor):
 
 def _fit_ridge(head: LinearHead, inputs: Inputs, targets: np.ndarray, weight: np.ndarray) -> None:
     factors = 1 / block_factors(head, "alpha", inputs)
-    model = Ridge(alpha=1.0).fit(head._scaled(inputs, weight) * factors, targets, sample_weight=weight)
-    head.coef_, head.intercept_ = np.atleast_2d(model.coef_) * factors, np.atleast_1d(model.intercept_)
+    head.scaler_ = BlockScaler().fit(inputs, weight)
+
+    def fitted() -> tuple[np.ndarray, np.ndarray]:
+        model = Ridge(alpha=1.0).fit(head.scaler_.transform(inputs) * factors, targets, sample_weight=weight)
+        return np.atleast_2d(model.coef_) * factors, np.atleast_1d(model.intercept_)
+
+    head.coef_, head.intercept_ = inputs.once(("ridge", *inputs.modalities), [targets, weight, factors], fitted)
 
 
 @dataclass(eq=False, repr=False)

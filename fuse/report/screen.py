@@ -40,7 +40,7 @@ def comparison_table(rows: Mapping[str, Evaluation]) -> str:
         folds = evaluation.metrics["folds"]
         spread = {key: _spread([fold[key] for fold in folds]) for key in measures} if len(folds) > 1 else {}
         lines.append((name, *_cells(evaluation.metrics, spread, measures)))
-    return _aligned([("head", *measures.values()), *lines])
+    return aligned([("head", *measures.values()), *lines])
 
 
 def _spread(values: Sequence[float | None]) -> float | None:
@@ -66,7 +66,7 @@ def _class_table(evaluation: Evaluation) -> str:
     for label, values in evaluation.metrics["per_class"].items():
         shares = (f"{100 * values[key]:.1f}" for key in ("precision", "recall", "f1"))
         per_class.append((label, *shares, str(values["support"])))
-    return _aligned(per_class)
+    return aligned(per_class)
 
 
 def _cells(metrics: Mapping[str, Any], spread: Mapping[str, float | None], measures: Mapping[str, str]) -> list[str]:
@@ -78,7 +78,8 @@ def _cells(metrics: Mapping[str, Any], spread: Mapping[str, float | None], measu
     return [shown(metrics[key]) + (f" +- {shown(spread[key])}" if spread else "") for key in measures]
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as columns under their header, the first to the left."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:

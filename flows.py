@@ -1,0 +1,123 @@
+"""What commands do with both stages: `extract` and `fuse` do not know each other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from console import chosen_specs, how_to_run, typed_command, with_bars
+
+if TYPE_CHECKING:
+    from cache import View
+    from extract import Extraction, Manifest
+    from fuse import Ablated, Settings, Shown
+
+DEMO_HEADS = ("logreg", "vote", "vote-prior", "stacking", "mlp")
+
+
+def encode_for(
+    encoders: Mapping[str, Mapping[str, Any]], manifest: Manifest, store: Path, options: Mapping[str, Any]
+) -> Extraction:
+    """Encodes data for a run, by the run's encoders and no others."""
+    from extract import Settings, default_name, extract
+
+    specs = chosen_specs(options, encoders, {name: one["spec"] for name, one in encoders.items()})
+    expected = {name: one["encoder"] for name, one in encoders.items()}
+    settings = Settings(store, default_name(manifest.path), specs, expected=expected, keep=False, **how_to_run(options))
+    return with_bars(lambda bars: extract(manifest, settings, bars))
+
+
+def predict_with(model: Any, done: Extraction, store: Path, output: Path) -> dict[str, Any]:
+    """Labels what was encoded."""
+    from cache import FeatureStore, table_of
+    from fuse import predict
+
+    return predict(model, table_of(FeatureStore(store), done.view, check=True), output)
+
+
+def predict_text(found: Mapping[str, Any], output: Path) -> str:
+    """What was predicted, in a line."""
+    if "labels" in found:
+        shown = ", ".join(f"{label} {count}" for label, count in found["labels"].items())
+    else:
+        shown = ", ".join(f"{key} {found[key]:.3g}" for key in ("mean", "least", "largest") if found["rows"])
+    return f"{found['rows']} rows labelled ({shown}): {output}"
+
+
+def verify_deep(store: Path, rows: int, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Encodes random rows again and compares."""
+    from extract import verify_by_encoding
+
+    device = how_to_run(options)["device"]
+    name, data, seed = options["name"], options["data"], options["seed"]
+    return with_bars(lambda bars: verify_by_encoding(store, rows, name, data, device, seed, bars))
+
+
+def ablate_table(
+    store: Path, name: str | None, modalities: Sequence[str] | None, settings: Settings, options: Mapping[str, Any]
+) -> Ablated:
+    """Compares heads on a data set of the store; the report shows its texts and pictures from where they lie."""
+    from cache import load
+    from fuse import Asked, ablate
+
+    table = load(store, name, modalities, check=True)
+    asked = Asked(str(store), typed_command())
+    out, jobs, show = options.get("out"), options.get("jobs"), shown_from(lambda: table.view, options.get("data"))
+    root = options.get("root", Path("runs"))
+    return with_bars(
+        lambda bars: ablate(table, settings, asked, out=out, root=root, jobs=jobs, show=show, progress=bars)
+    )
+
+
+def shown_from(view: Callable[[], View], data: str | None) -> Callable[[Sequence[str]], Mapping[str, Shown]]:
+    """Gives texts and small pictures of samples by id; `view` is asked for only if some are wanted."""
+
+    def show(ids: Sequence[str]) -> Mapping[str, Shown]:
+        from extract import originals
+        from fuse import Shown
+
+        found = originals(view(), ids, data).found
+        return {id_: Shown(one.texts, one.pictures) for id_, one in found.items()}
+
+    return show
+
+
+def view_of_run(folder: Path) -> View:
+    """The view of the data set that a run was made from."""
+    from cache import FeatureStore, read_view
+    from fuse import read_summary
+
+    summary = read_summary(folder)
+    return read_view(FeatureStore(summary["provenance"]["store"]), summary["data"]["name"])
+
+
+def demo_extract(data: Path, text_model: Path, store: Path, seed: int) -> list[str]:
+    """Encodes the generated posts."""
+    from extract import EncoderSpec, Settings, extract, extraction_lines, read_manifest
+
+    text = EncoderSpec("text", str(text_model), random_init=seed, precision="auto")
+    image = EncoderSpec("image", "resnet50", random_init=seed, precision="auto")
+    manifest = read_manifest(data)
+    started = time.perf_counter()
+    done = with_bars(lambda bars: extract(manifest, Settings(store, "posts", (text, image)), bars))
+    return extraction_lines(manifest, done, store, time.perf_counter() - started)[:-1]
+
+
+def demo_ablate(store: Path, root: Path, seed: int) -> Ablated:
+    """Compares some heads on them."""
+    from fuse import Settings
+
+    settings = Settings(heads=DEMO_HEADS, seeds=(seed,), controls=())
+    return ablate_table(store, "posts", None, settings, {"root": root})
+
+
+def demo_predict(run_folder: Path, data: Path, store: Path, output: Path) -> str:
+    """Labels those that have no label by the best head."""
+    from extract import read_manifest
+    from fuse import load_run
+
+    run = load_run(run_folder)
+    done = encode_for(run.encoders, read_manifest(data).unlabelled(), store, {})
+    return predict_text(predict_with(run.model, done, store, output), output)

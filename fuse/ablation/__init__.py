@@ -1,0 +1,1 @@
+"""The comparison of heads x modalities x seeds x folds."""

@@ -1,0 +1,80 @@
+"""What each fit of an ablation left, one file a fit: a stopped run goes on, and nothing is fitted twice."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache import StoreError, replacing
+
+ABOUT = "about"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One head fitted to one fold and judged on it.
+
+    `about` is JSON: metrics, seconds, settings. `arrays` holds `label`, class numbers `int32 (n,)` or
+    values `float64 (n,)` of the judged rows; of classes `proba`, `float32 (n, K)`; `hidden <modality>`,
+    labels with that modality hidden; `history`, losses `(epochs, 2)` of heads that are trained by gradient.
+    """
+
+    about: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray]
+
+
+class Fits:
+    """A folder of fits by key. A file that is not what was written counts as none: the fit is made again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def make(self) -> None:
+        """Makes the folder.
+
+        Raises:
+            StoreError: it cannot be made.
+        """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot make {self._folder}: {error.strerror}; choose another --out") from error
+
+    def write(self, key: str, fit: Fit) -> None:
+        """Keeps a fit, as a whole or not at all."""
+        content = io.BytesIO()
+        about = np.frombuffer(json.dumps(dict(fit.about)).encode(), dtype=np.uint8)
+        np.savez(content, allow_pickle=False, **{ABOUT: about}, **fit.arrays)
+        with replacing(self._path(key)) as temporary:
+            temporary.write_bytes(content.getvalue())
+
+    def read(self, key: str) -> Fit | None:
+        """The fit of this key; None if there is none that is whole."""
+        try:
+            with np.load(self._path(key), allow_pickle=False) as file:  # zip keeps a checksum of each array
+                arrays = {name: file[name] for name in file.files}
+            return Fit(json.loads(arrays.pop(ABOUT).tobytes()), arrays)
+        except (FileNotFoundError, zipfile.BadZipFile, ValueError, KeyError, EOFError):
+            return None
+
+    def adopt(self, key: str, others: Iterable[Fits]) -> Fit | None:
+        """The fit of this key from here, else from one of the others, of which a copy is kept."""
+        found = self.read(key)
+        if found is not None:
+            return found
+        for other in others:
+            found = other.read(key)
+            if found is not None:
+                self.write(key, found)
+                return found
+        return None
+
+    def _path(self, key: str) -> Path:
+        return self._folder / f"{key}.npz"

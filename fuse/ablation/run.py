@@ -1,0 +1,380 @@
+"""An ablation from the features to the report."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache import FeatureTable, PipelineError, Progress, UsageError, canonical_json, replacing, silent, write_json
+from fuse.ablation.closer import closer_look, look
+from fuse.ablation.conclusions import conclusions
+from fuse.ablation.engine import FITS, STATE_FILE, Done, open_folder, read_data, run_ablation
+from fuse.ablation.fits import Fits
+from fuse.ablation.plan import Settings, make
+from fuse.ablation.results import Column, as_json, joined, read_results, write_rows
+from fuse.ablation.search import candidates, search
+from fuse.ablation.summary import Comparison, control_rows, majority_row, named, table_rows
+from fuse.ablation.work import Data
+from fuse.estimators import FusionHead
+from fuse.evaluate import Evaluation, Predictions
+from fuse.leaks import describe, near_duplicates
+from fuse.report.page import Shown, page
+from fuse.report.tables import latex_table, markdown_table
+from fuse.runs import RUN_FILE, versions, write_run
+
+SUMMARY, REPORT = "summary.json", "report.html"
+SCHEMA = 1
+
+Show = Callable[[Sequence[str]], Mapping[str, Shown]]
+"""Gives texts and pictures of samples by id; raises a PipelineError where the data is gone."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How an ablation was asked for, for the record: the store, and the command as it was typed."""
+
+    store: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Ablated:
+    """A finished ablation; `summary` is what `summary.json` holds."""
+
+    folder: Path
+    summary: Mapping[str, Any]
+    failed: Sequence[str]
+    fitted: int
+    reused: int
+
+
+def ablate(
+    table: FeatureTable,
+    settings: Settings,
+    asked: Asked,
+    *,
+    out: Path | None = None,
+    root: Path = Path("runs"),
+    jobs: int | None = None,
+    show: Show | None = None,
+    progress: Progress = silent,
+) -> Ablated:
+    """Compares heads x subsets of the modalities x seeds x folds, and reports.
+
+    Writes into its folder `results.csv`, `summary.json`, `report.html`, `table.md`, `table.tex`, the fits,
+    and the run of the best configuration (`metrics.json`, `predictions.csv`, `model/`, `run.json`).
+    Every fit is kept as soon as it is made: what was stopped goes on, and of changed settings only
+    what changed is fitted.
+
+    Args:
+        table: features; rows without a label are left out.
+        settings: what is compared.
+        asked: for the record.
+        out: folder; None goes on with an unfinished ablation of the same settings, or makes a new one
+            under `root`.
+        jobs: processes; None takes one a core.
+        show: gives texts and pictures of the mistakes that the report shows.
+        progress: told after each task.
+
+    Raises:
+        UsageError: unknown heads or parameters; `out` holds something else.
+        DataError: labels, splits or vectors that cannot be used; rows that tuned their encoder.
+    """
+    started = time.perf_counter()
+    data = read_data(table, settings.task)
+    folder = open_folder(data, settings, out, root)
+    done = run_ablation(data, settings, folder, jobs, progress)
+    comparison = Comparison(done.results())
+    progress("report", 1, 4)
+    best = comparison.best(comparison.table)
+    summary = _summary(done, comparison, asked, progress)
+    model, params = _final(done, best)
+    progress("report", 3, 4)
+    summary["provenance"]["seconds"] = round(time.perf_counter() - started, 1)
+    _write(done, comparison, summary, _shown(summary, show))
+    _write_best(done, best, model, {"params": params, **asdict(asked)})
+    progress("report", 4, 4)
+    failed = [f"{one.cell}, seed {one.round.seed}, fold {one.round.fold.name}: {one.reason}" for one in done.failed]
+    return Ablated(folder, summary, failed, done.fitted, done.reused)
+
+
+def _summary(done: Done, comparison: Comparison, asked: Asked, progress: Progress) -> dict[str, Any]:
+    data, plan = done.data, done.plan
+    summary = {
+        "schema": SCHEMA,
+        "task": data.task,
+        "primary": comparison.primary,
+        "data": _data(data),
+        "protocol": {
+            "name": plan.protocol.name,
+            "description": plan.protocol.description,
+            "folds": len(plan.protocol.judged),
+            "seeds": list(done.settings.seeds),
+            "split_seeds": list(dict.fromkeys(one.split_seed for one in plan.rounds)),
+        },
+        **_compared(comparison),
+        "closer": _closer(done, comparison),
+        "near_duplicates": _near(done),
+        "left_out": [*plan.left_out, *_lost(done)],
+        "provenance": _provenance(done, asked),
+    }
+    progress("report", 2, 4)
+    summary["conclusions"] = conclusions(summary)
+    return summary
+
+
+def _compared(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "baseline": named(comparison.baseline),
+        "unimodal": named(comparison.unimodal),
+        "rows": table_rows(comparison),
+        "majority": majority_row(comparison.rows),
+        "controls": control_rows(comparison),
+    }
+
+
+def _data(data: Data) -> dict[str, Any]:
+    table = data.table
+    return {
+        "name": table.name,
+        "rows": len(table),
+        "classes": list(data.classes),
+        "counts": {label: int((data.y == label).sum()) for label in data.classes},
+        "modalities": list(table.modalities),
+        "present": {name: int(mask.sum()) for name, mask in table.masks.items()},
+        "kept_together": len(table) - len(np.unique(table.groups)),
+        "digest": table.view.digest,
+    }
+
+
+def _lost(done: Done) -> list[str]:
+    """Cells that have no line in the table, for their fits failed; each with the first reason."""
+    reasons: dict[str, str] = {}
+    for one in done.failed:
+        reasons.setdefault(str(one.cell), one.reason)
+    return [f"{cell}: {reason}" for cell, reason in reasons.items()]
+
+
+def _closer(done: Done, comparison: Comparison) -> dict[str, Any] | None:
+    """The best configuration of several modalities, which is looked at more closely."""
+    fused = [one for one in comparison.table if len(one.cell.modalities) > 1]
+    if not fused:
+        return None
+    best = comparison.best(fused)
+    rounds = [one for one in done.plan.rounds if one.seed == done.plan.rounds[0].seed]
+    fits, keys = Fits(done.folder / FITS), done.keys[best.cell]
+    held = {
+        one.fold.name: found for one, key in zip(rounds, keys, strict=False) if (found := fits.read(key)) is not None
+    }
+    looks = look(done.data, done.settings, best.cell, rounds, held, done.folder / FITS)
+    return {"why": "the best of several modalities", **closer_look(done.data, best, looks)}
+
+
+def _near(done: Done) -> dict[str, Any]:
+    """By modality, rows that nearly repeat a row of another fold."""
+    data, table = done.data, done.data.table
+    fold = np.full(len(table), -1)
+    first = [one for one in done.plan.rounds if one.seed == done.plan.rounds[0].seed]
+    for number, round_ in enumerate(first):
+        fold[round_.fold.test] = number
+    return {
+        name: describe(near_duplicates(values, data.inputs.masks[name], table.groups), table.ids, fold)
+        for name, values in data.inputs.values.items()
+    }
+
+
+def _provenance(done: Done, asked: Asked) -> dict[str, Any]:
+    blocks = done.data.table.view.blocks
+    return {
+        **asdict(asked),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "versions": versions(),
+        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        "encoders": {
+            name: {
+                "encoder": blocks[name].encoder,
+                "model": str(blocks[name].spec.get("model", "")),
+                "output": blocks[name].output,
+                "dim": blocks[name].dim,
+            }
+            for name in done.data.table.modalities
+        },
+        "data_digest": done.data.table.view.digest,
+        "settings": json.loads(canonical_json(asdict(done.settings))),
+    }
+
+
+def _shown(summary: dict[str, Any], show: Show | None) -> Mapping[str, Shown]:
+    """Texts and pictures of what the page names; why there are none stands in the summary."""
+    closer = summary.get("closer") or {}
+    ids = list(dict.fromkeys(one["id"] for one in (*closer.get("mistakes", ()), *closer.get("attention", ()))))
+    if show is None or not ids:
+        return {}
+    try:
+        return show(ids)
+    except PipelineError as error:
+        summary["left_out"].append(f"pictures and texts of the mistakes: {error}")
+        return {}
+
+
+def _write(done: Done, comparison: Comparison, summary: Mapping[str, Any], samples: Mapping[str, Shown]) -> None:
+    """All files but the run of the best configuration."""
+    write_rows(done.folder, comparison.rows)
+    state = json.loads((done.folder / STATE_FILE).read_text(encoding="utf-8"))
+    state |= {"modalities": list(comparison.modalities), "cells": as_json(done.keys)}
+    write_json(done.folder / STATE_FILE, state)
+    write_report(done.folder, summary, samples)
+
+
+def write_report(folder: Path, summary: Mapping[str, Any], samples: Mapping[str, Shown]) -> None:
+    """Writes `summary.json`, `report.html`, `table.md` and `table.tex`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / SUMMARY, summary)
+    for name, text in (
+        (REPORT, page(summary, samples)),
+        ("table.md", markdown_table(summary)),
+        ("table.tex", latex_table(summary)),
+    ):
+        with replacing(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def _final(done: Done, best: Column) -> tuple[FusionHead, dict[str, Any]]:
+    """The best configuration fitted to all rows that may train it, and the settings that were chosen."""
+    data, settings, cell = done.data, done.settings, best.cell
+    table = data.table.select(cell.modalities)
+    folds = done.plan.protocol.judged
+    rows = np.arange(len(table)) if len(folds) > 1 else folds[0].train
+    seed = done.plan.rounds[0].seed
+
+    def build(params: Mapping[str, Any]) -> FusionHead:
+        return make(settings, cell, data.task, seed).set_params(**params)
+
+    tried = candidates(build({}), settings.grid, settings.params.get(cell.head, {}))
+    X, y = table[rows], data.y[rows]
+    params = dict(search(build, tried, X, y, table.groups[rows]).params) if len(tried) > 1 else {}
+    return build(params).fit(X, y), {**settings.params.get(cell.head, {}), **params}
+
+
+def _write_best(done: Done, best: Column, model: FusionHead, said: Mapping[str, Any]) -> None:
+    """The run of the best configuration, judged as in the first repeat; `run.json` comes last of all files."""
+    rows, data = best.rows, done.data
+    names = np.array(data.classes)
+    predictions = Predictions(
+        rows=np.flatnonzero(np.isin(data.table.ids, rows.ids)),
+        fold=np.array([one.name for one in done.plan.protocol.judged])[rows.fold[0]],
+        true=names[rows.true] if data.classes else rows.true,
+        label=names[best.label[0]] if data.classes else best.label[0],
+        proba=best.proba[0],
+        majority=names[rows.majority[0]] if data.classes else rows.majority[0],
+        classes=data.classes,
+    )
+    majority = rows.metrics(rows.majority[0])
+    metrics = dict(best.metrics[0])
+    metrics["majority_accuracy" if data.classes else "mean_mae"] = majority["accuracy" if data.classes else "mae"]
+    first = [one for one in best.about if one["seed"] == rows.seeds[0]]
+    metrics["folds"] = [
+        {"fold": one["fold"], **{key: value for key, value in one["metrics"].items() if key != "per_class"}}
+        for one in first
+    ]
+    metrics["chosen_from"] = len(done.keys)
+    settings = {
+        "head": best.cell.head,
+        "seed": int(rows.seeds[0]),
+        "folds": done.settings.folds,
+        "task": data.task,
+        **said,
+        "ablation": json.loads(canonical_json(asdict(done.settings))),
+    }
+    evaluation = Evaluation(predictions, metrics, majority, model)
+    write_run(done.folder, data.table.select(best.cell.modalities), evaluation, done.plan.protocol, settings)
+
+
+def report(folders: Sequence[Path], out: Path | None, show: Show | None = None) -> Ablated:
+    """Rebuilds the report of an ablation, or joins several of the same rows in one.
+
+    Args:
+        folders: of finished ablations.
+        out: where the report goes; None is the folder of the only one.
+        show: as for `ablate`.
+
+    Raises:
+        UsageError: a folder holds no finished ablation; several and no `out`.
+        DataError: they do not judge the same rows.
+    """
+    summaries = [read_summary(folder) for folder in folders]
+    if len(folders) == 1:
+        summary = {**summaries[0], "conclusions": conclusions(summaries[0])}
+        write_report(out or folders[0], summary, _shown(summary, show))
+        return Ablated(out or folders[0], summary, (), 0, 0)
+    if out is None or (out / STATE_FILE).exists() or (out / RUN_FILE).exists():
+        raise UsageError("a report of several runs needs a folder of its own: give --out")
+    names = _names(folders)
+    parts = [read_results(folder, _state(folder), FITS, name) for folder, name in zip(folders, names, strict=True)]
+    comparison = Comparison(joined(parts))
+    first = summaries[0]
+    summary = {
+        **{key: first[key] for key in ("schema", "task", "primary", "protocol")},
+        "data": {**first["data"], "rows": len(comparison.rows), "modalities": list(comparison.modalities)},
+        **_compared(comparison),
+        "closer": None,
+        "near_duplicates": first["near_duplicates"],
+        "left_out": [f"{name}: {one}" for name, own in zip(names, summaries, strict=True) for one in own["left_out"]],
+        "provenance": {
+            **first["provenance"],
+            "command": "\n".join(own["provenance"]["command"] for own in summaries),
+            "encoders": {
+                f"{name}: {modality}": encoder
+                for name, own in zip(names, summaries, strict=True)
+                for modality, encoder in own["provenance"]["encoders"].items()
+            },
+        },
+    }
+    summary["conclusions"] = conclusions(summary)
+    write_report(out, summary, {})
+    return Ablated(out, summary, (), 0, 0)
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """What the runs are called: their folders' names, or paths where these are equal."""
+    names = [folder.name for folder in folders]
+    if len(set(names)) < len(names):
+        names = [str(folder) for folder in folders]
+    if len(set(names)) < len(names):
+        raise UsageError("a run is named twice; give each once")
+    return names
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """What `summary.json` of a finished ablation holds.
+
+    Raises:
+        UsageError: there is none, or it is damaged or of another version.
+    """
+    try:
+        content = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        finished = (folder / RUN_FILE).exists()
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"{folder} holds no ablation (looked for {SUMMARY}); give a folder that ablate wrote"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder / SUMMARY} cannot be read: {error}; run ablate again with --out {folder}") from error
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        raise UsageError(f"{folder / SUMMARY} is of another version; run ablate again with --out {folder}")
+    if not finished:
+        raise UsageError(f"{folder} holds an unfinished ablation; go on by ablate --out {folder}")
+    return content
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+    return content
