@@ -190,9 +190,36 @@ def corrected_resampled_t(differences: np.ndarray, test_share: float) -> Differe
     mean = float(np.mean(differences))
     if np.ptp(differences) < 1e-12:
         return Difference(1.0, 0.0, 0.0) if abs(mean) < 1e-12 else None
-    error = np.sqrt(np.var(differences, ddof=1) * (1 / count + test_share / (1 - test_share)))
+    error = _resampled_error(differences, test_share)
     reach = student.ppf(0.975, count - 1) * error
     return Difference(float(2 * student.sf(abs(mean) / error, count - 1)), float(mean - reach), float(mean + reach))
+
+
+def _resampled_error(differences: np.ndarray, test_share: float) -> float:
+    """Nadeau & Bengio's standard error of a mean over folds."""
+    return float(np.sqrt(np.var(differences, ddof=1) * (1 / len(differences) + test_share / (1 - test_share))))
+
+
+def detectable_by_folds(
+    differences: np.ndarray, test_share: float, power: float = 0.8, alpha: float = 0.05
+) -> float | None:
+    """The least difference that `corrected_resampled_t` finds with a given power, by the noncentral t distribution.
+
+    Args:
+        differences, test_share: as there.
+        power: probability that it is found.
+        alpha: level of the test.
+
+    Returns:
+        In the unit of the differences; None for fewer than two, or where they do not vary.
+    """
+    from statsmodels.stats.power import TTestPower
+
+    count = len(differences)
+    if count < 2 or np.ptp(differences) < 1e-12:
+        return None
+    size = TTestPower().solve_power(nobs=count, power=power, alpha=alpha)  # in deviations of one difference
+    return float(size * np.sqrt(count) * _resampled_error(differences, test_share))
 
 
 def paired_p(difference: np.ndarray, groups: np.ndarray) -> float:

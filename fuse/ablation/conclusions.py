@@ -95,16 +95,15 @@ def _fusion(summary: Mapping[str, Any], unit: _Unit) -> str:
     ]
     first = max(better or fused, key=lambda one: unit.ahead(one["versus"]["unimodal"]))
     versus = first["versus"]["unimodal"]
-    p, family = p_text(versus.get("p_holm", versus["p"])), _family(fused, first)
+    p = _p(versus, fused, first)
     if better:
-        return f"Fusion beats {alone}: {name_of(first)} by {unit.by(versus)}, {p} {family}."
+        return f"Fusion beats {alone}: {name_of(first)} by {unit.by(versus)}, {p}."
     if unit.ahead(versus) <= 0:
         return (
             f"Fusion is no better than {alone}: the best fused, {name_of(first)}, is behind by {_behind(unit, versus)}."
         )
     return (
-        f"That fusion beats {alone} is not shown: the best fused, {name_of(first)}, is ahead by {unit.by(versus)}, "
-        f"{p} {family}."
+        f"That fusion beats {alone} is not shown: the best fused, {name_of(first)}, is ahead by {unit.by(versus)}, {p}."
     )
 
 
@@ -112,9 +111,13 @@ def _behind(unit: _Unit, versus: Mapping[str, Any]) -> str:
     return unit.by({**versus, "difference": -versus["difference"], "low": -versus["high"], "high": -versus["low"]})
 
 
-def _family(rows: Sequence[Mapping[str, Any]], first: Mapping[str, Any]) -> str:
+def _p(versus: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], first: Mapping[str, Any]) -> str:
+    """Such as `p = 0.021, after Holm's correction over 16 heads 0.336`."""
     count = sum(row["modalities"] == first["modalities"] for row in rows)
-    return f"after Holm's correction over {count} heads" if count > 1 else "(one comparison)"
+    if count == 1 or "p_holm" not in versus:
+        return p_text(versus["p"])
+    corrected = p_text(versus["p_holm"]).removeprefix("p ").removeprefix("= ")
+    return f"{p_text(versus['p'])}, after Holm's correction over {count} heads {corrected}"
 
 
 def _baseline(summary: Mapping[str, Any], unit: _Unit) -> str:
@@ -133,18 +136,14 @@ def _baseline(summary: Mapping[str, Any], unit: _Unit) -> str:
     ]
     lead = max(rows, key=lambda one: unit.ahead(one["versus"]["baseline"]))
     versus = lead["versus"]["baseline"]
-    p, family = p_text(versus.get("p_holm", versus["p"])), _family(rows, lead)
+    p = _p(versus, rows, lead)
     if better:
         names = ", ".join(name_of(one).split(" on ")[0] for one in better)
-        said = f"Better than {name_of(baseline)}: {names}; {lead['head']} by {unit.by(versus)}, {p} {family}."
+        said = f"Better than {name_of(baseline)}: {names}; {lead['head']} by {unit.by(versus)}, {p}."
     else:
         said = f"No head is shown to be better than {name_of(baseline)}: "
         ahead = unit.ahead(versus)
-        said += (
-            f"the largest lead is {unit.by(versus)} of {lead['head']}, {p} {family}."
-            if ahead > 0
-            else "all are behind."
-        )
+        said += f"the largest lead is {unit.by(versus)} of {lead['head']}, {p}." if ahead > 0 else "all are behind."
     if worse:
         said += f" Shown to be worse: {', '.join(one['head'] for one in worse)}."
     return said
@@ -200,8 +199,8 @@ def _power(summary: Mapping[str, Any], unit: _Unit) -> str:
     spread = low if low == high else f"{low} to {high}"
     what = "points of accuracy" if unit.classify else "of mean absolute error"
     return (
-        f"Power: of {summary['data']['rows']} rows, a difference of {spread} {what} between two heads would be found "
-        "with a probability of 80 % (before correction); smaller ones may well exist unseen."
+        f"Power: a true difference of {spread} {what} to the baseline would be found on these rows with a "
+        "probability of 80 % (before correction); smaller ones may well exist unseen."
     )
 
 

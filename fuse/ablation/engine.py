@@ -11,8 +11,19 @@ from typing import Any
 
 import joblib
 import numpy as np
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from cache import DataError, FeatureTable, Progress, UsageError, canonical_json, listing, replacing, write_json
+from cache import (
+    DataError,
+    FeatureTable,
+    PipelineError,
+    Progress,
+    UsageError,
+    canonical_json,
+    listing,
+    replacing,
+    write_json,
+)
 from fuse.ablation.fits import Fits
 from fuse.ablation.keys import SCHEMA, wanted_fits
 from fuse.ablation.plan import Cell, Plan, Round, Settings, plan_ablation
@@ -158,9 +169,15 @@ def _worked(
         for task in tasks:
             yield task, run_task(data, settings, task, folder)
         return
-    with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
-        run = joblib.Parallel(n_jobs=count, return_as="generator_unordered", batch_size=1)
-        yield from run(joblib.delayed(_numbered_task)(data, settings, task, folder) for task in tasks)
+    try:
+        with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
+            run = joblib.Parallel(n_jobs=count, return_as="generator_unordered", batch_size=1)
+            yield from run(joblib.delayed(_numbered_task)(data, settings, task, folder) for task in tasks)
+    except TerminatedWorkerError as error:
+        raise PipelineError(
+            "a worker process ended, perhaps killed for want of memory; what was fitted is kept, run the same "
+            f"command again with fewer --jobs than {count}"
+        ) from error
 
 
 def _numbered_task(data: Data, settings: Settings, task: Task, folder: Path) -> tuple[Task, list[Failed]]:

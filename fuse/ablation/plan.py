@@ -9,6 +9,7 @@ from typing import Any
 
 from cache import FeatureTable, UsageError, listing
 from fuse.estimators import FusionHead
+from fuse.gradient import check_device
 from fuse.head import Head
 from fuse.heads.linear import Unimodal
 from fuse.leaks import refuse_tuned
@@ -138,6 +139,7 @@ def _check(settings: Settings) -> None:
         raise UsageError(f"--set names {listing(unused)}, which is not among the heads {listing(settings.heads or ())}")
     for name in (*settings.params, *(settings.controls or ())):
         find_head(name)
+    check_device(settings.device)
 
 
 def _protocol(table: FeatureTable, settings: Settings, task: str, seed: int) -> Protocol:

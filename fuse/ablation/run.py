@@ -31,6 +31,7 @@ from fuse.report.tables import latex_table, markdown_table
 from fuse.runs import RUN_FILE, versions, write_run
 
 SUMMARY, REPORT = "summary.json", "report.html"
+UNSEEN = "pictures and texts of the mistakes"
 SCHEMA = 1
 
 Show = Callable[[Sequence[str]], Mapping[str, Shown]]
@@ -214,6 +215,7 @@ def _provenance(done: Done, asked: Asked) -> dict[str, Any]:
 
 def _shown(summary: dict[str, Any], show: Show | None) -> Mapping[str, Shown]:
     """Texts and pictures of what the page names; why there are none stands in the summary."""
+    summary["left_out"] = [one for one in summary["left_out"] if not one.startswith(UNSEEN)]
     closer = summary.get("closer") or {}
     ids = list(dict.fromkeys(one["id"] for one in (*closer.get("mistakes", ()), *closer.get("attention", ()))))
     if show is None or not ids:
@@ -221,7 +223,7 @@ def _shown(summary: dict[str, Any], show: Show | None) -> Mapping[str, Shown]:
     try:
         return show(ids)
     except PipelineError as error:
-        summary["left_out"].append(f"pictures and texts of the mistakes: {error}")
+        summary["left_out"].append(f"{UNSEEN}: {error}")
         return {}
 
 

@@ -14,6 +14,7 @@ from fuse.calibration import Reliability, expected_calibration_error, reliabilit
 from fuse.compare import (
     Bootstrap,
     corrected_resampled_t,
+    detectable_by_folds,
     detectable_difference,
     detectable_mean,
     holm,
@@ -109,7 +110,8 @@ class Comparison:
         p_rows = paired_p(score, self.rows.groups)
         same = np.array_equal(column.rows.fold, other.rows.fold)  # of joined runs, folds may differ
         folds = len(np.unique(column.rows.fold)) > 1 and same
-        t = corrected_resampled_t(column.by_fold - other.by_fold, self.rows.test_share) if folds else None
+        by_fold = column.by_fold - other.by_fold if folds else np.empty(0)
+        t = corrected_resampled_t(by_fold, self.rows.test_share)
         found: dict[str, Any] = {
             "difference": self.sign * float(score.mean()),
             "low": low,
@@ -117,17 +119,21 @@ class Comparison:
             "p": p_rows if t is None else t.p,
             "test": "rows" if t is None else "folds",
             "p_rows": p_rows,
+            "detectable": self._detectable(score) if t is None else detectable_by_folds(by_fold, self.rows.test_share),
         }
+        if self.rows.classify:
+            found["discordant"] = float((score != 0).mean())
+            found |= self._f1_versus(column, other)
+        return found
+
+    def _detectable(self, score: np.ndarray) -> float | None:
+        """The least difference that the test of the rows finds in four of five cases."""
         groups = len(np.unique(self.rows.groups))
         if self.rows.classify:
-            discordant = float((column.score != other.score).mean())
-            found["discordant"] = discordant
-            found["detectable"] = detectable_difference(groups, discordant) if discordant else None
-            found |= self._f1_versus(column, other)
-        else:
-            spread = float(np.std(score.mean(axis=0), ddof=1)) if len(self.rows) > 1 else 0.0
-            found["detectable"] = detectable_mean(groups, spread) if spread > 0 else None
-        return found
+            discordant = float((score != 0).mean())
+            return detectable_difference(groups, discordant) if discordant else None
+        spread = float(np.std(score.mean(axis=0), ddof=1)) if len(self.rows) > 1 else 0.0
+        return detectable_mean(groups, spread) if spread > 0 else None
 
     def _f1_versus(self, column: Column, other: Column) -> dict[str, Any]:
         mean = np.mean([a["macro_f1"] - b["macro_f1"] for a, b in zip(column.metrics, other.metrics, strict=True)])

@@ -82,7 +82,7 @@ def run_task(data: Data, settings: Settings, task: Task, folder: Path) -> list[F
         for wanted in task.wanted:
             try:
                 fits.write(wanted.key, _Fitting(data, settings, task.round, wanted).run(train, test))
-            except PipelineError as error:
+            except (PipelineError, ValueError) as error:  # sklearn's own word for data it cannot use
                 failed.append(Failed(wanted.cell, task.round, str(error)))
     return failed
 

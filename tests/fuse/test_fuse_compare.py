@@ -6,6 +6,7 @@ from sklearn.metrics import f1_score
 from fuse.compare import (
     Bootstrap,
     corrected_resampled_t,
+    detectable_by_folds,
     detectable_difference,
     detectable_mean,
     holm,
@@ -222,3 +223,16 @@ def test_power_of_means_is_that_of_simulated_t_tests():
     found = np.mean(stats.ttest_1samp(rng.normal(0.2, 1.5, size=(5000, 400)), 0, axis=1).pvalue <= 0.05)
     assert power_of_mean(400, 0.2, 1.5) == pytest.approx(found, abs=0.02)
     assert power_of_mean(400, detectable_mean(400, 1.5), 1.5) == pytest.approx(0.8)
+
+
+def test_what_the_test_over_folds_can_detect_it_detects_four_times_out_of_five() -> None:
+    rng = np.random.default_rng(0)
+    differences = rng.normal(scale=0.02, size=15)
+    size = detectable_by_folds(differences, 0.2)
+    assert size is not None
+    error = np.sqrt(np.var(differences, ddof=1) * (1 / 15 + 0.25))
+    reach = stats.t.ppf(0.975, 14)
+    found = stats.nct.sf(reach, 14, size / error) + stats.nct.cdf(-reach, 14, size / error)
+    assert found == pytest.approx(0.8, abs=1e-6)
+    assert detectable_by_folds(differences[:1], 0.2) is None
+    assert detectable_by_folds(np.full(4, 0.1), 0.2) is None
