@@ -27,7 +27,7 @@ from fuse.estimators import FusionHead
 from fuse.evaluate import Evaluation, Predictions
 from fuse.leaks import describe, near_duplicates
 from fuse.report.page import Shown, page
-from fuse.report.tables import latex_table, markdown_table
+from fuse.report.tables import csv_table, latex_table, markdown_table
 from fuse.runs import RUN_FILE, versions, write_run
 
 SUMMARY, REPORT = "summary.json", "report.html"
@@ -70,7 +70,7 @@ def ablate(
 ) -> Ablated:
     """Compares heads x subsets of the modalities x seeds x folds, and reports.
 
-    Writes into its folder `results.csv`, `summary.json`, `report.html`, `table.md`, `table.tex`, the fits,
+    Writes into its folder `results.csv`, `summary.json`, `report.html`, the table as `table.csv`, `.md` and `.tex`, the fits,
     and the run of the best configuration (`metrics.json`, `predictions.csv`, `model/`, `run.json`).
     Every fit is kept as soon as it is made: what was stopped goes on, and of changed settings only
     what changed is fitted.
@@ -237,11 +237,12 @@ def _write(done: Done, comparison: Comparison, summary: Mapping[str, Any], sampl
 
 
 def write_report(folder: Path, summary: Mapping[str, Any], samples: Mapping[str, Shown]) -> None:
-    """Writes `summary.json`, `report.html`, `table.md` and `table.tex`."""
+    """Writes `summary.json`, `report.html`, `table.csv`, `table.md` and `table.tex`."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / SUMMARY, summary)
     for name, text in (
         (REPORT, page(summary, samples)),
+        ("table.csv", csv_table(summary)),
         ("table.md", markdown_table(summary)),
         ("table.tex", latex_table(summary)),
     ):

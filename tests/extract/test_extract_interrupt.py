@@ -69,7 +69,7 @@ def test_a_run_that_is_interrupted_says_so_in_one_line_and_goes_on(
     assert out == ""
     said = [line for line in err.replace("\r", "\n").splitlines() if line.strip() and "it/s" not in line]
     assert [line for line in said if "%|" not in line] == [
-        "stopped; what was encoded is kept, the same command goes on from there"
+        "stopped; what was done is kept, the same command goes on from there"
     ], err
     kept = stored(tmp_path / "features")
     assert 20 <= kept < 324

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from fuse import HEADS, make_classifier, make_regressor
+from fuse import HEADS, Settings, make_classifier, make_regressor
+from fuse.ablation.engine import read_data, run_ablation
 from fuse.gradient import GradientHead
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no usable GPU")]
@@ -30,3 +31,14 @@ def test_options_work_on_the_gpu_and_a_seed_decides(gappy, options):
     )
     assert np.isfinite(first).all()
     np.testing.assert_allclose(first, again, rtol=1e-4)
+
+
+def test_an_ablation_on_the_gpu_says_what_one_on_the_cpu_says(gappy, tmp_path):
+    labels = []
+    for device in ("cpu", "cuda"):
+        settings = Settings(heads=("mlp",), seeds=(0,), folds=2, params={"mlp": {"epochs": 3}}, device=device)
+        run_ablation(read_data(gappy), settings, tmp_path / device / "run", jobs=1)
+        labels.append((tmp_path / device / "run" / "results.csv").read_text().splitlines())
+    metrics = [[line.split(",")[:9] for line in lines] for lines in labels]
+    assert len(metrics[0]) > 2
+    assert metrics[0] == metrics[1]
