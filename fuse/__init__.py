@@ -1,7 +1,8 @@
 """Fusion heads as sklearn estimators, and the protocol that compares them."""
 
 from fuse.ablation.plan import Settings
-from fuse.ablation.run import Ablated, Asked, ablate, read_summary, report
+from fuse.ablation.report import Ablated, read_summary, report
+from fuse.ablation.run import Asked, ablate
 from fuse.bundle import load, save
 from fuse.cca import CanonicalCorrelation
 from fuse.estimators import FusionClassifier, FusionHead, FusionRegressor

@@ -6,36 +6,29 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cache import FeatureTable, PipelineError, Progress, UsageError, canonical_json, replacing, silent, write_json
+from cache import FeatureTable, Progress, canonical_json, silent, write_json
 from fuse.ablation.closer import closer_look, look
 from fuse.ablation.conclusions import conclusions
 from fuse.ablation.engine import FITS, STATE_FILE, Done, open_folder, read_data, run_ablation
 from fuse.ablation.fits import Fits
 from fuse.ablation.plan import Settings, make
-from fuse.ablation.results import Column, as_json, joined, read_results, write_rows
+from fuse.ablation.report import SCHEMA, Ablated, Show, compared, shown, write_report
+from fuse.ablation.results import Column, as_json, write_rows
 from fuse.ablation.search import candidates, search
-from fuse.ablation.summary import Comparison, control_rows, majority_row, named, table_rows
+from fuse.ablation.summary import Comparison
 from fuse.ablation.work import Data
 from fuse.estimators import FusionHead
 from fuse.evaluate import Evaluation, Predictions
 from fuse.leaks import describe, near_duplicates
-from fuse.report.page import Shown, page
-from fuse.report.tables import csv_table, latex_table, markdown_table
-from fuse.runs import RUN_FILE, versions, write_run
-
-SUMMARY, REPORT = "summary.json", "report.html"
-UNSEEN = "pictures and texts of the mistakes"
-SCHEMA = 1
-
-Show = Callable[[Sequence[str]], Mapping[str, Shown]]
-"""Gives texts and pictures of samples by id; raises a PipelineError where the data is gone."""
+from fuse.report.page import Shown
+from fuse.runs import versions, write_run
 
 
 @dataclass(frozen=True)
@@ -44,17 +37,6 @@ class Asked:
 
     store: str
     command: str
-
-
-@dataclass(frozen=True)
-class Ablated:
-    """A finished ablation; `summary` is what `summary.json` holds."""
-
-    folder: Path
-    summary: Mapping[str, Any]
-    failed: Sequence[str]
-    fitted: int
-    reused: int
 
 
 def ablate(
@@ -70,8 +52,8 @@ def ablate(
 ) -> Ablated:
     """Compares heads x subsets of the modalities x seeds x folds, and reports.
 
-    Writes into its folder `results.csv`, `summary.json`, `report.html`, the table as `table.csv`, `.md` and `.tex`, the fits,
-    and the run of the best configuration (`metrics.json`, `predictions.csv`, `model/`, `run.json`).
+    Writes into its folder `results.csv`, `summary.json`, `report.html`, the table as `table.csv`, `.md` and
+    `.tex`, the fits, and the run of the best configuration (`metrics.json`, `predictions.csv`, `model/`, `run.json`).
     Every fit is kept as soon as it is made: what was stopped goes on, and of changed settings only
     what changed is fitted.
 
@@ -100,7 +82,7 @@ def ablate(
     model, params = _final(done, best)
     progress("report", 3, 4)
     summary["provenance"]["seconds"] = round(time.perf_counter() - started, 1)
-    _write(done, comparison, summary, _shown(summary, show))
+    _write(done, comparison, summary, shown(summary, show))
     _write_best(done, best, model, {"params": params, **asdict(asked)})
     progress("report", 4, 4)
     failed = [f"{one.cell}, seed {one.round.seed}, fold {one.round.fold.name}: {one.reason}" for one in done.failed]
@@ -121,7 +103,7 @@ def _summary(done: Done, comparison: Comparison, asked: Asked, progress: Progres
             "seeds": list(done.settings.seeds),
             "split_seeds": list(dict.fromkeys(one.split_seed for one in plan.rounds)),
         },
-        **_compared(comparison),
+        **compared(comparison),
         "closer": _closer(done, comparison),
         "near_duplicates": _near(done),
         "left_out": [*plan.left_out, *_lost(done)],
@@ -130,16 +112,6 @@ def _summary(done: Done, comparison: Comparison, asked: Asked, progress: Progres
     progress("report", 2, 4)
     summary["conclusions"] = conclusions(summary)
     return summary
-
-
-def _compared(comparison: Comparison) -> dict[str, Any]:
-    return {
-        "baseline": named(comparison.baseline),
-        "unimodal": named(comparison.unimodal),
-        "rows": table_rows(comparison),
-        "majority": majority_row(comparison.rows),
-        "controls": control_rows(comparison),
-    }
 
 
 def _data(data: Data) -> dict[str, Any]:
@@ -213,20 +185,6 @@ def _provenance(done: Done, asked: Asked) -> dict[str, Any]:
     }
 
 
-def _shown(summary: dict[str, Any], show: Show | None) -> Mapping[str, Shown]:
-    """Texts and pictures of what the page names; why there are none stands in the summary."""
-    summary["left_out"] = [one for one in summary["left_out"] if not one.startswith(UNSEEN)]
-    closer = summary.get("closer") or {}
-    ids = list(dict.fromkeys(one["id"] for one in (*closer.get("mistakes", ()), *closer.get("attention", ()))))
-    if show is None or not ids:
-        return {}
-    try:
-        return show(ids)
-    except PipelineError as error:
-        summary["left_out"].append(f"{UNSEEN}: {error}")
-        return {}
-
-
 def _write(done: Done, comparison: Comparison, summary: Mapping[str, Any], samples: Mapping[str, Shown]) -> None:
     """All files but the run of the best configuration."""
     write_rows(done.folder, comparison.rows)
@@ -234,20 +192,6 @@ def _write(done: Done, comparison: Comparison, summary: Mapping[str, Any], sampl
     state |= {"modalities": list(comparison.modalities), "cells": as_json(done.keys)}
     write_json(done.folder / STATE_FILE, state)
     write_report(done.folder, summary, samples)
-
-
-def write_report(folder: Path, summary: Mapping[str, Any], samples: Mapping[str, Shown]) -> None:
-    """Writes `summary.json`, `report.html`, `table.csv`, `table.md` and `table.tex`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / SUMMARY, summary)
-    for name, text in (
-        (REPORT, page(summary, samples)),
-        ("table.csv", csv_table(summary)),
-        ("table.md", markdown_table(summary)),
-        ("table.tex", latex_table(summary)),
-    ):
-        with replacing(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
 
 
 def _final(done: Done, best: Column) -> tuple[FusionHead, dict[str, Any]]:
@@ -299,85 +243,3 @@ def _write_best(done: Done, best: Column, model: FusionHead, said: Mapping[str, 
     }
     evaluation = Evaluation(predictions, metrics, majority, model)
     write_run(done.folder, data.table.select(best.cell.modalities), evaluation, done.plan.protocol, settings)
-
-
-def report(folders: Sequence[Path], out: Path | None, show: Show | None = None) -> Ablated:
-    """Rebuilds the report of an ablation, or joins several of the same rows in one.
-
-    Args:
-        folders: of finished ablations.
-        out: where the report goes; None is the folder of the only one.
-        show: as for `ablate`.
-
-    Raises:
-        UsageError: a folder holds no finished ablation; several and no `out`.
-        DataError: they do not judge the same rows.
-    """
-    summaries = [read_summary(folder) for folder in folders]
-    if len(folders) == 1:
-        summary = {**summaries[0], "conclusions": conclusions(summaries[0])}
-        write_report(out or folders[0], summary, _shown(summary, show))
-        return Ablated(out or folders[0], summary, (), 0, 0)
-    if out is None or (out / STATE_FILE).exists() or (out / RUN_FILE).exists():
-        raise UsageError("a report of several runs needs a folder of its own: give --out")
-    names = _names(folders)
-    parts = [read_results(folder, _state(folder), FITS, name) for folder, name in zip(folders, names, strict=True)]
-    comparison = Comparison(joined(parts))
-    first = summaries[0]
-    summary = {
-        **{key: first[key] for key in ("schema", "task", "primary", "protocol")},
-        "data": {**first["data"], "rows": len(comparison.rows), "modalities": list(comparison.modalities)},
-        **_compared(comparison),
-        "closer": None,
-        "near_duplicates": first["near_duplicates"],
-        "left_out": [f"{name}: {one}" for name, own in zip(names, summaries, strict=True) for one in own["left_out"]],
-        "provenance": {
-            **first["provenance"],
-            "command": "\n".join(own["provenance"]["command"] for own in summaries),
-            "encoders": {
-                f"{name}: {modality}": encoder
-                for name, own in zip(names, summaries, strict=True)
-                for modality, encoder in own["provenance"]["encoders"].items()
-            },
-        },
-    }
-    summary["conclusions"] = conclusions(summary)
-    write_report(out, summary, {})
-    return Ablated(out, summary, (), 0, 0)
-
-
-def _names(folders: Sequence[Path]) -> list[str]:
-    """What the runs are called: their folders' names, or paths where these are equal."""
-    names = [folder.name for folder in folders]
-    if len(set(names)) < len(names):
-        names = [str(folder) for folder in folders]
-    if len(set(names)) < len(names):
-        raise UsageError("a run is named twice; give each once")
-    return names
-
-
-def read_summary(folder: Path) -> dict[str, Any]:
-    """What `summary.json` of a finished ablation holds.
-
-    Raises:
-        UsageError: there is none, or it is damaged or of another version.
-    """
-    try:
-        content = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-        finished = (folder / RUN_FILE).exists()
-    except FileNotFoundError as error:
-        raise UsageError(
-            f"{folder} holds no ablation (looked for {SUMMARY}); give a folder that ablate wrote"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{folder / SUMMARY} cannot be read: {error}; run ablate again with --out {folder}") from error
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        raise UsageError(f"{folder / SUMMARY} is of another version; run ablate again with --out {folder}")
-    if not finished:
-        raise UsageError(f"{folder} holds an unfinished ablation; go on by ablate --out {folder}")
-    return content
-
-
-def _state(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-    return content

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fuse.report.screen import aligned
 
 if TYPE_CHECKING:
-    from fuse.ablation.run import Ablated
+    from fuse.ablation.report import Ablated
 
 MOST_LINES = 25
 
