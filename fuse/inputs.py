@@ -164,8 +164,9 @@ def read_inputs(
 
 def _given(estimator: Any, inputs: Inputs, reset: bool) -> Inputs:
     if not reset:
+        inputs = inputs.only(list(estimator.blocks_))
         _check_widths(inputs.columns(), estimator.blocks_)
-        return inputs.only(list(estimator.blocks_))
+        return inputs
     estimator.blocks_ = inputs.columns()
     estimator.n_features_in_ = sum(values.shape[1] for values in inputs.values.values())
     return inputs

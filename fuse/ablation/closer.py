@@ -12,7 +12,9 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from cache import canonical_json, digest
+from fuse.ablation.engine import FITS, Done
 from fuse.ablation.fits import Fit, Fits
+from fuse.ablation.keys import decided_by
 from fuse.ablation.plan import Cell, Round, Settings, make
 from fuse.ablation.results import Column
 from fuse.ablation.work import Data
@@ -20,6 +22,7 @@ from fuse.compare import Bootstrap, interval
 from fuse.estimators import FusionHead
 from fuse.evaluate import labelled_by
 from fuse.explain import emap, modality_shares
+from fuse.runs import versions
 from fuse.tokens import TokenHead
 
 MOST_ROWS = 1000
@@ -32,36 +35,40 @@ SHOWN = 3
 """Rows of each fold whose attention is shown."""
 
 
-def look(
-    data: Data, settings: Settings, cell: Cell, rounds: Sequence[Round], fits: Mapping[str, Fit], folder: Path
-) -> list[Fit]:
+def look(done: Done, cell: Cell, rounds: Sequence[Round], fits: Mapping[str, Fit], jobs: int | None) -> list[Fit]:
     """Looks at the folds of one repeat, as they were judged: the same heads are fitted again.
 
     Args:
-        data, settings: of the ablation.
+        done: the ablation; what is found is kept beside its fits.
         cell: more than one modality.
         rounds: of one seed.
         fits: by name of the fold, what was judged there; gives the settings that were chosen.
-        folder: of the fits; what is found is kept there, too.
+        jobs: processes; None takes one a core.
     """
-    jobs = [(round_, fits[round_.fold.name].about["params"]) for round_ in rounds]
-    if settings.device != "cpu" or len(jobs) == 1:
-        return [_look(data, settings, cell, round_, params, folder) for round_, params in jobs]
+    data, settings, folder = done.data, done.settings, done.folder / FITS
+    asked = [(round_, fits[round_.fold.name].about["params"]) for round_ in rounds]
+    count = min(jobs or joblib.cpu_count(), len(asked)) if settings.device == "cpu" else 1
+    if count == 1:
+        return [_look(data, settings, cell, round_, params, folder) for round_, params in asked]
     with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
-        run = joblib.Parallel(n_jobs=min(joblib.cpu_count(), len(jobs)))
+        run = joblib.Parallel(n_jobs=count)
         found: list[Fit] = run(
-            joblib.delayed(_look)(data, settings, cell, round_, params, folder) for round_, params in jobs
+            joblib.delayed(_look)(data, settings, cell, round_, params, folder) for round_, params in asked
         )
     return found
 
 
 def _look(data: Data, settings: Settings, cell: Cell, round_: Round, params: Mapping[str, Any], folder: Path) -> Fit:
     train, test = round_.fold.train, round_.fold.test
-    said = {
+    decided, _ = decided_by(data, settings, cell, round_)
+    said = decided | {
         "look": [MOST_ROWS, ALL_PAIRS, DRAWS, SHOWN],
         "cell": asdict(cell),
-        "params": dict(params),
-        "seed": round_.seed,
+        "chosen": dict(params),
+        "round": round_.seed,
+        "task": data.task,
+        "versions": versions(),
+        "encoders": [data.table.view.blocks[name].encoder for name in cell.modalities],
     }
     key = digest(canonical_json(said), data.table.view.digest.encode(), train.tobytes(), test.tobytes())
     held = Fits(folder).read(key)

@@ -174,7 +174,7 @@ def _controls(summary: Mapping[str, Any], unit: _Unit) -> list[str]:
         for one in summary["controls"]:
             if (one.get("run", ""), one["head"]) == head and one["control"].endswith("shuffled"):
                 versus = one["versus"]
-                shown = versus["p"] < LEVEL and (versus["low"] > 0 or versus["high"] < 0)
+                shown = versus["p"] < LEVEL and (versus["low"] > 0 or versus["high"] < 0) and unit.ahead(versus) > 0
                 lost = f"with {one['control']} it loses {unit.by(versus)}, {p_text(versus['p'])}"
                 parts.append(
                     lost if shown else f"with {one['control']} it loses nothing that is shown ({unit.by(versus)})"

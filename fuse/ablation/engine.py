@@ -22,6 +22,7 @@ from cache import (
     canonical_json,
     listing,
     replacing,
+    silent,
     write_json,
 )
 from fuse.ablation.fits import Fits
@@ -97,8 +98,22 @@ def _vectors(table: FeatureTable, modality: str) -> np.ndarray:
     return values
 
 
+Prepared = tuple[Plan, Mapping[tuple[Cell, int], Wanted]]
+
+
+def prepare(data: Data, settings: Settings) -> Prepared:
+    """The plan and its fits; nothing is written, and whatever is wrong with the settings is raised."""
+    plan = plan_ablation(data.table, settings, data.task)
+    return plan, wanted_fits(data, settings, plan)
+
+
 def run_ablation(
-    data: Data, settings: Settings, folder: Path, jobs: int | None = None, progress: Progress | None = None
+    data: Data,
+    settings: Settings,
+    folder: Path,
+    jobs: int | None = None,
+    progress: Progress = silent,
+    prepared: Prepared | None = None,
 ) -> Done:
     """Makes the fits that `folder`, or an ablation beside it, does not hold, and writes `results.csv` as they come.
 
@@ -108,9 +123,9 @@ def run_ablation(
         folder: of the ablation.
         jobs: processes; None takes one a core. More than one of them needs the CPU as device.
         progress: told after each task, in fits.
+        prepared: from `prepare`, where the caller has it already.
     """
-    plan = plan_ablation(data.table, settings, data.task)
-    wanted = wanted_fits(data, settings, plan)
+    plan, wanted = prepared or prepare(data, settings)
     fits = Fits(folder / FITS)
     fits.make()
     beside = [Fits(path) for path in sorted(folder.parent.glob(f"*/{FITS}")) if path.parent != folder]
@@ -132,8 +147,7 @@ def run_ablation(
                 held[one.key] = found.about
         count += len(task.wanted)
         sink.write(held)
-        if progress is not None:
-            progress("fit", count, total)
+        progress("fit", count, total)
     sink.write(held)
     by_cell = {cell: [wanted[cell, number].key for number in range(len(plan.rounds))] for cell in plan.cells}
     whole = {cell: own for cell, own in by_cell.items() if all(key in held for key in own)}
@@ -243,10 +257,8 @@ def open_folder(data: Data, settings: Settings, out: Path | None, root: Path) ->
         "settings": json.loads(canonical_json(asdict(settings))),
     }
     if out is None:
-        stopped = [
-            path.parent for path in sorted(root.glob(f"*/{STATE_FILE}")) if not (path.parent / RUN_FILE).exists()
-        ]
-        going_on = [folder for folder in stopped if _state(folder) == state]
+        found = [path.parent for path in sorted(root.glob(f"*/{STATE_FILE}"))]
+        going_on = [folder for folder in found if not (folder / RUN_FILE).exists() and _is_of(folder, state)]
         folder = going_on[-1] if going_on else new_folder(f"{data.table.name}-ablation", root)
     else:
         folder = out
@@ -255,6 +267,15 @@ def open_folder(data: Data, settings: Settings, out: Path | None, root: Path) ->
     (folder / RUN_FILE).unlink(missing_ok=True)  # it says that all is there
     write_json(folder / STATE_FILE, state)
     return folder
+
+
+def _is_of(folder: Path, state: Mapping[str, Any]) -> bool:
+    """Whether a folder holds an ablation of this data and these settings; one that cannot be read does not."""
+    try:
+        found = _state(folder) or {}
+    except UsageError:
+        return False
+    return {name: found.get(name) for name in state} == state
 
 
 def _refuse_other(folder: Path, state: Mapping[str, Any]) -> None:

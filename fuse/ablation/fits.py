@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from cache import StoreError, replacing
+from cache import StoreError, digest, replacing
 
 ABOUT = "about"
+DIGEST = 32
+"""Characters at the start of a file: the digest of the .npz that follows."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +53,22 @@ class Fits:
         content = io.BytesIO()
         about = np.frombuffer(json.dumps(dict(fit.about)).encode(), dtype=np.uint8)
         np.savez(content, allow_pickle=False, **{ABOUT: about}, **fit.arrays)
+        raw = content.getvalue()
         with replacing(self._path(key)) as temporary:
-            temporary.write_bytes(content.getvalue())
+            temporary.write_bytes(digest(raw).encode() + raw)
 
     def read(self, key: str) -> Fit | None:
         """The fit of this key; None if there is none that is whole."""
         try:
-            with np.load(self._path(key), allow_pickle=False) as file:  # zip keeps a checksum of each array
-                arrays = {name: file[name] for name in file.files}
-            return Fit(json.loads(arrays.pop(ABOUT).tobytes()), arrays)
-        except (FileNotFoundError, zipfile.BadZipFile, ValueError, KeyError, EOFError):
+            content = self._path(key).read_bytes()
+        except OSError:  # where there is something wrong with the disk, writing the fit again will say so
             return None
+        raw = content[DIGEST:]
+        if digest(raw).encode() != content[:DIGEST]:
+            return None
+        with np.load(io.BytesIO(raw), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        return Fit(json.loads(arrays.pop(ABOUT).tobytes()), arrays)
 
     def adopt(self, key: str, others: Iterable[Fits]) -> Fit | None:
         """The fit of this key from here, else from one of the others, of which a copy is kept."""
@@ -77,4 +83,4 @@ class Fits:
         return None
 
     def _path(self, key: str) -> Path:
-        return self._folder / f"{key}.npz"
+        return self._folder / f"{key}.fit"

@@ -34,7 +34,7 @@ def wanted_fits(data: Data, settings: Settings, plan: Plan) -> dict[tuple[Cell, 
         encoders = [[name, blocks[name].encoder, blocks[name].output] for name in cell.modalities]
         own = common | {"cell": asdict(cell), "encoders": encoders}
         for number, round_ in enumerate(plan.rounds):
-            said, seeded = _said(data, settings, cell, round_)
+            said, seeded = decided_by(data, settings, cell, round_)
             # A temperature takes a fit more: only the first repeat has them, and what is the same in all.
             again = not seeded and rows[number] in [one for one, early in zip(rows, first, strict=True) if early]
             calibrate = bool(data.classes) and not cell.control and (first[number] or again)
@@ -43,18 +43,19 @@ def wanted_fits(data: Data, settings: Settings, plan: Plan) -> dict[tuple[Cell, 
     return found
 
 
-def _said(data: Data, settings: Settings, cell: Cell, round_: Round) -> tuple[dict[str, Any], bool]:
-    """What decides on a head's fit beside the rows, and whether its seed is part of it."""
+def decided_by(data: Data, settings: Settings, cell: Cell, round_: Round) -> tuple[dict[str, Any], bool]:
+    """What decides on a head's fit beside the rows, and whether the seed of the round is part of it."""
     head = make(settings, cell, data.task, round_.seed)
     params = head.get_params(deep=False)
     # A head without chance gives the same for every seed, unless a control is drawn by it.
-    seeded = "random_state" in params or bool(cell.control)
-    params = {name: value for name, value in params.items() if name not in ("random_state", "device", "blocks")}
     fixed = settings.params.get(cell.head, {})
+    seeded = ("random_state" in params and "random_state" not in fixed) or bool(cell.control)
+    own_seed = fixed.get("random_state")
+    params = {name: value for name, value in params.items() if name not in ("random_state", "device", "blocks")}
     said = {
         "params": {name: _plain(value) for name, value in params.items()},
         "candidates": candidates(head, settings.grid, fixed),
-        "seed": round_.seed if seeded else None,
+        "seed": round_.seed if seeded else own_seed,
     }
     return said, seeded
 

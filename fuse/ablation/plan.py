@@ -115,6 +115,8 @@ def plan_ablation(table: FeatureTable, settings: Settings, task: str) -> Plan:
     for name in names:
         if not any(cell.head == name for cell in cells):
             left_out.append(f"{name}: it joins other modalities, or another number of them, than there are")
+    if not cells:
+        raise UsageError(f"no head can be compared on {listing(table.modalities)}: {'; '.join(left_out)}")
     return Plan((*cells, *_controls(cells, settings, table)), rounds, protocols[0], tuple(left_out))
 
 
@@ -203,6 +205,12 @@ def _fits(table: FeatureTable, settings: Settings, name: str, subset: tuple[str,
 def _controls(cells: Sequence[Cell], settings: Settings, table: FeatureTable) -> list[Cell]:
     whole = [cell for cell in cells if cell.modalities == table.modalities and len(cell.modalities) > 1]
     wanted = settings.controls
+    lost = [name for name in wanted or () if not any(cell.head == name for cell in whole)]
+    if lost:
+        raise UsageError(
+            f"--controls names {listing(lost)}, which is not compared on several modalities; those that are: "
+            f"{listing(list(dict.fromkeys(cell.head for cell in whole))) or 'none'}"
+        )
     if wanted is None:
         wanted = tuple(name for name in CONTROLLED if any(cell.head == name for cell in whole))[:1]
     return [

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cache import PipelineError, UsageError, replacing, write_json
+from cache import PipelineError, UsageError, replacing
 from fuse.ablation.conclusions import conclusions
 from fuse.ablation.engine import FITS, STATE_FILE
 from fuse.ablation.results import joined, read_results
@@ -64,8 +64,9 @@ def shown(summary: dict[str, Any], show: Show | None) -> Mapping[str, Shown]:
 def write_report(folder: Path, summary: Mapping[str, Any], samples: Mapping[str, Shown]) -> None:
     """Writes `summary.json`, `report.html`, `table.csv`, `table.md` and `table.tex`."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / SUMMARY, summary)
     for name, text in (
+        # In the order of the modalities, not of the alphabet: a report that is built again must say the same.
+        (SUMMARY, json.dumps(summary, indent=2) + "\n"),
         (REPORT, page(summary, samples)),
         ("table.csv", csv_table(summary)),
         ("table.md", markdown_table(summary)),
@@ -99,7 +100,8 @@ def report(folders: Sequence[Path], out: Path | None, show: Show | None = None) 
     comparison = Comparison(joined(parts))
     first = summaries[0]
     summary = {
-        **{key: first[key] for key in ("schema", "task", "primary", "protocol")},
+        **{key: first[key] for key in ("schema", "task", "primary")},
+        "protocol": {**first["protocol"], "seeds": comparison.rows.seeds.tolist()},
         "data": {**first["data"], "rows": len(comparison.rows), "modalities": list(comparison.modalities)},
         **compared(comparison),
         "closer": None,
@@ -122,11 +124,11 @@ def report(folders: Sequence[Path], out: Path | None, show: Show | None = None) 
 
 def _names(folders: Sequence[Path]) -> list[str]:
     """What the runs are called: their folders' names, or paths where these are equal."""
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise UsageError("a run is named twice; give each once")
     names = [folder.name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
-    if len(set(names)) < len(names):
-        raise UsageError("a run is named twice; give each once")
     return names
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from cache import FeatureTable, Progress, canonical_json, silent, write_json
 from fuse.ablation.closer import closer_look, look
 from fuse.ablation.conclusions import conclusions
-from fuse.ablation.engine import FITS, STATE_FILE, Done, open_folder, read_data, run_ablation
+from fuse.ablation.engine import FITS, STATE_FILE, Done, open_folder, prepare, read_data, run_ablation
 from fuse.ablation.fits import Fits
 from fuse.ablation.plan import Settings, make
 from fuse.ablation.report import SCHEMA, Ablated, Show, compared, shown, write_report
@@ -73,12 +73,13 @@ def ablate(
     """
     started = time.perf_counter()
     data = read_data(table, settings.task)
+    prepared = prepare(data, settings)  # before a folder is touched
     folder = open_folder(data, settings, out, root)
-    done = run_ablation(data, settings, folder, jobs, progress)
+    done = run_ablation(data, settings, folder, jobs, progress, prepared)
     comparison = Comparison(done.results())
     progress("report", 1, 4)
     best = comparison.best(comparison.table)
-    summary = _summary(done, comparison, asked, progress)
+    summary = _summary(done, comparison, asked, jobs, progress)
     model, params = _final(done, best)
     progress("report", 3, 4)
     summary["provenance"]["seconds"] = round(time.perf_counter() - started, 1)
@@ -89,7 +90,7 @@ def ablate(
     return Ablated(folder, summary, failed, done.fitted, done.reused)
 
 
-def _summary(done: Done, comparison: Comparison, asked: Asked, progress: Progress) -> dict[str, Any]:
+def _summary(done: Done, comparison: Comparison, asked: Asked, jobs: int | None, progress: Progress) -> dict[str, Any]:
     data, plan = done.data, done.plan
     summary = {
         "schema": SCHEMA,
@@ -104,7 +105,7 @@ def _summary(done: Done, comparison: Comparison, asked: Asked, progress: Progres
             "split_seeds": list(dict.fromkeys(one.split_seed for one in plan.rounds)),
         },
         **compared(comparison),
-        "closer": _closer(done, comparison),
+        "closer": _closer(done, comparison, jobs),
         "near_duplicates": _near(done),
         "left_out": [*plan.left_out, *_lost(done)],
         "provenance": _provenance(done, asked),
@@ -136,7 +137,7 @@ def _lost(done: Done) -> list[str]:
     return [f"{cell}: {reason}" for cell, reason in reasons.items()]
 
 
-def _closer(done: Done, comparison: Comparison) -> dict[str, Any] | None:
+def _closer(done: Done, comparison: Comparison, jobs: int | None) -> dict[str, Any] | None:
     """The best configuration of several modalities, which is looked at more closely."""
     fused = [one for one in comparison.table if len(one.cell.modalities) > 1]
     if not fused:
@@ -147,7 +148,7 @@ def _closer(done: Done, comparison: Comparison) -> dict[str, Any] | None:
     held = {
         one.fold.name: found for one, key in zip(rounds, keys, strict=False) if (found := fits.read(key)) is not None
     }
-    looks = look(done.data, done.settings, best.cell, rounds, held, done.folder / FITS)
+    looks = look(done, best.cell, rounds, held, jobs)
     return {"why": "the best of several modalities", **closer_look(done.data, best, looks)}
 
 

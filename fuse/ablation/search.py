@@ -110,7 +110,10 @@ def search(
         y: labels `(n,)`.
         groups: `int64 (n,)`, rows that are not parted.
     """
-    held = deal(groups, _kinds(build({}), y), np.ones(len(y)), PARTS) == 0
+    kinds = _kinds(build({}), y)
+    held = _held(groups, kinds)
+    if len(tried) == 1 and kinds.dtype.kind != "f" and len(np.unique(kinds[~held])) < 2:
+        return Found(tried[0], 1.0, ())  # nothing is left to learn from, and there is nothing to choose
     parts = X[np.flatnonzero(~held)], y[~held], X[np.flatnonzero(held)], y[held]
     left = list(tried)
     losses: dict[int, float] = {}
@@ -125,6 +128,15 @@ def search(
     best = min(judged, key=lambda number: judged[number][0])
     losses |= {number: loss for number, (loss, _) in judged.items()}
     return Found(left[best], judged[best][1], tuple((left[number], losses[number]) for number in sorted(losses)))
+
+
+def _held(groups: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """`bool (n,)`: the rows held out; the first part without which every class still has rows to learn from."""
+    dealt = deal(groups, kinds, np.ones(len(kinds)), PARTS)
+    parts = [dealt == number for number in np.unique(dealt)]
+    if kinds.dtype.kind == "f":
+        return parts[0]
+    return max(parts, key=lambda held: len(np.unique(kinds[~held])))
 
 
 def _kinds(head: FusionHead, y: np.ndarray) -> np.ndarray:
