@@ -34,8 +34,8 @@ from benchmarks import ablation_growth as grown
 from benchmarks import ablation_rivals as rivals
 from benchmarks.machine import PIPELINE, RESULTS, Target, machine, target_lines, write_result
 
-SAMPLED = 0.2
-"""Seconds between two looks at the memory."""
+SAMPLED = 1.0
+"""Seconds between two looks at the memory; more of them would take the cores from what is measured."""
 
 
 class Memory:

@@ -96,6 +96,11 @@ def _seed(seed: int, device: torch.device) -> None:
         torch.cuda.manual_seed(seed)
 
 
+def warm_up() -> None:
+    """Has torch import what its optimisers need, some 900 modules: seconds that are not the first head's."""
+    torch.optim.AdamW([torch.zeros(1, requires_grad=True)], fused=True)
+
+
 class _Training:
     """One training as it goes."""
 

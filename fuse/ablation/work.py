@@ -72,9 +72,11 @@ def run_task(data: Data, settings: Settings, task: Task, folder: Path) -> list[F
     Returns:
         Those that could not be made, such as a head that this fold gives too little.
     """
-    import torch  # noqa: F401 - a second or two that are not the first head's
-
     failed, fits = [], Fits(folder)
+    if any(issubclass(HEADS[one.cell.head].any_class, GradientHead) for one in task.wanted):
+        from fuse.training import warm_up
+
+        warm_up()
     fold = task.round.fold
     with threadpool_limits(1):
         train = replace(data.inputs.keep(fold.train), memo=Memo())

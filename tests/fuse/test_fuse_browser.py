@@ -8,7 +8,7 @@ import pytest
 from fuse.report.page import page as report
 from tests.fuse.summary_example import example, samples
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 SIZES = {"desk": (1280, 900), "phone": (390, 844)}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
