@@ -132,7 +132,7 @@ def fuse(head: str, store: Path, name: str | None, modalities: str | None, as_js
 @main.command()
 @store_option
 @click.option("--name", help="Data set in the store; the only one by default.")
-@click.option("--heads", help="Names, or all; 16 common ones by default. `fuse --head list` shows them.")
+@click.option("--heads", help="Names, or all; 15 common ones by default. `fuse --head list` shows them.")
 @click.option("--modalities", default="all", show_default=True, help="Such as text,image; every subset is compared.")
 @click.option("--seeds", default="3", show_default=True, help="How many repeats, or their seeds: 7,8,9.")
 @click.option("--split-seed", type=int, help="One seed for the folds of all repeats; each its own by default.")

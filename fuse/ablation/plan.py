@@ -21,7 +21,7 @@ from fuse.tokens import TokenHead
 COMMON = (
     *("logreg", "ridge", "svm", "kernel"),
     *("vote", "vote-product", "vote-prior", "vote-max", "vote-fitted", "stacking"),
-    *("logit-max", "feature-max", "mlp", "mlp-aux", "gmu", "tensor"),
+    *("logit-max", "feature-max", "mlp", "mlp-aux", "gmu"),
 )
 """What is compared unless heads are named: the families of the field, votes for next to nothing."""
 
