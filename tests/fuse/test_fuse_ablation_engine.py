@@ -76,6 +76,7 @@ def test_a_unimodal_head_is_the_linear_head_on_its_modality_where_all_have_it(ta
     np.testing.assert_allclose(unimodal.proba, linear.proba, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_results_hold_one_line_a_fit_with_the_metrics_of_its_rows(gappy, done):
     rows = csv_rows(done.folder / "results.csv")
     cells = [
@@ -238,6 +239,7 @@ def test_other_labels_or_other_vectors_are_fitted_anew(table, tmp_path):
     assert fitted(others, tmp_path / "runs" / "c", seeds=(0,)).reused == 0
 
 
+@pytest.mark.slow
 def test_another_encoder_s_vectors_are_fitted_anew(table, tmp_path):
     fitted(table, tmp_path / "runs" / "a", seeds=(0,))
     blocks = dict(table.view.blocks)
@@ -327,6 +329,7 @@ def test_a_head_that_fails_leaves_the_others(table, tmp_path, failing):
     assert {column.cell.head for column in done.results().columns} == {"logreg"}
 
 
+@pytest.mark.slow
 def test_what_failed_is_tried_again(table, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(LateVotingClassifier, "fit", lambda *_, **__: (_ for _ in ()).throw(UsageError("no")))

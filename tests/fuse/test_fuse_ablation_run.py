@@ -129,6 +129,7 @@ def test_what_is_said_of_it_on_the_screen_and_as_json(ablated):
     assert (result["configurations"], result["fitted"], result["failed"]) == (9, 52, [])
 
 
+@pytest.mark.slow
 def test_a_stopped_one_ends_as_if_it_had_not_been(table, tmp_path):
     def stop(what, count, total):
         raise KeyboardInterrupt
@@ -153,6 +154,7 @@ def test_a_stopped_one_ends_as_if_it_had_not_been(table, tmp_path):
     assert timeless(another.summary) == timeless(whole.summary)
 
 
+@pytest.mark.slow
 def test_out_again_with_more_heads_fits_these_alone(table, finished):
     done = run(table, None, out=finished, heads=(*SEVERAL, "text"), controls=None, seeds=(0, 1))
     assert (done.fitted, done.reused) == (4, 52)
@@ -160,6 +162,7 @@ def test_out_again_with_more_heads_fits_these_alone(table, finished):
     assert len(read_summary(finished)["rows"]) == 10
 
 
+@pytest.mark.slow
 def test_other_settings_of_a_head_are_looked_at_anew(table, tmp_path):
     """What the closer look shows is of the very heads that judged, whatever was looked at before."""
     strong = {"params": {"ridge": {"alpha": 1e4}}, "heads": ("ridge",)}
@@ -179,6 +182,7 @@ def test_a_slip_of_the_pen_costs_nothing(table, finished, given):
     assert [path.name for path in finished.parent.iterdir()] == [finished.name]
 
 
+@pytest.mark.slow
 def test_heads_that_fail_are_named_and_the_others_reported(table, tmp_path, monkeypatch):
     def fail(self, X, y, *args, **kwargs):
         raise UsageError("votes are off today")
@@ -224,6 +228,7 @@ def test_numbers_of_three_modalities_with_gaps(tmp_path):
 HOSTILE = ('<b>"x"</b>', "=cmd|' /C calc'!A0", "naïve, 新\u202e", "line\nbreak & {{7*7}} \\input{x}")
 
 
+@pytest.mark.slow
 def test_labels_that_mean_harm_are_labels(tmp_path):
     table = make_posts(tmp_path / "posts", classes=HOSTILE)
     done = run(table, tmp_path / "runs", seeds=(3,))
@@ -239,6 +244,7 @@ def test_labels_that_mean_harm_are_labels(tmp_path):
     assert load_run(done.folder).model.classes_.tolist() == sorted(HOSTILE)
 
 
+@pytest.mark.slow
 def test_two_classes_two_folds_one_head_one_modality(tmp_path):
     table = make_posts(tmp_path / "posts", classes=("no", "yes"), modalities=("text",))
     done = run(table, tmp_path / "runs", controls=None)
@@ -269,6 +275,7 @@ def test_given_splits_train_the_model_that_is_kept(tmp_path):
     json.dumps(summary, allow_nan=False)
 
 
+@pytest.mark.slow
 def test_settings_that_were_searched_stand_in_the_record(tmp_path):
     table = make_posts(tmp_path / "posts")
     done = run(table, tmp_path / "runs", grid="small")
@@ -301,6 +308,7 @@ def test_texts_and_pictures_of_mistakes_are_shown(table, tmp_path):
     assert "data:image/jpeg;base64," in html
 
 
+@pytest.mark.slow
 def test_where_the_data_is_gone_the_report_says_so_once(table, tmp_path):
     def gone(ids):
         raise DataError("the data at posts cannot be read")
@@ -364,6 +372,7 @@ def test_runs_on_the_same_rows_are_joined(finished, other, tmp_path):
     assert ablation_text(done.summary)
 
 
+@pytest.mark.slow
 def test_the_seeds_that_are_named_are_those_that_all_runs_have(finished, other, tmp_path):
     assert report([finished, other], tmp_path / "joined").summary["protocol"]["seeds"] == [1]
 
@@ -377,6 +386,7 @@ def test_runs_on_some_of_the_rows_are_joined_on_those(finished, tmp_path):
     json.dumps(joined.summary, allow_nan=False)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_joined_is_refused(finished, other, tmp_path):
     for out in (None, finished):
         with pytest.raises(UsageError, match="a report of several runs needs a folder of its own: give --out"):
@@ -397,6 +407,7 @@ def test_what_cannot_be_joined_is_refused(finished, other, tmp_path):
     assert not (tmp_path / "joined").exists()
 
 
+@pytest.mark.slow
 def test_the_same_run_by_two_paths_is_one_run(finished, tmp_path, monkeypatch):
     monkeypatch.chdir(finished.parent)
     with pytest.raises(UsageError, match="twice"):
@@ -423,6 +434,7 @@ def test_other_rows_are_refused(finished, tmp_path):
         report([finished, folder], tmp_path / "joined")
 
 
+@pytest.mark.slow
 def test_a_lost_fit_is_missed(finished, other, tmp_path):
     for path in list((other / "fits").glob("*.fit")):
         path.unlink()
