@@ -122,8 +122,8 @@ def growth_lines(result: Mapping[str, Any]) -> list[str]:
         f"Generated features, {' + '.join(map(str, WIDTHS.values()))} columns, {len(CLASSES)} classes; from the table "
         f"to the report, {result['jobs']} processes that had started before. By rows: {', '.join(LINEAR)} on all "
         f"subsets, 1 seed x 2 folds, each measured once. By heads: {result['heads_rows']} rows, "
-        "1 seed x 5 folds; of fewer heads the mean over equal parts of the common ones, so that every line does the same "
-        "work in all.",
+        "1 seed x 5 folds; of fewer heads the mean over equal parts of the common ones, so that every line does the "
+        "same work in all.",
     ]
     for by, points in result["growth"].items():
         stages = [name for name in points[0] if name != by]
