@@ -272,7 +272,8 @@ def test_learning_is_shown_of_networks_alone(rows):
 
 
 def test_everything_is_json_without_nan(rows, controls, comparison):
-    json.dumps([rows, controls, majority_row(comparison.rows)], allow_nan=False)
+    whole = [rows, controls, majority_row(comparison.rows)]
+    assert json.loads(json.dumps(whole, allow_nan=False)) == whole
 
 
 def test_costs_are_means_of_the_fits(done, rows):

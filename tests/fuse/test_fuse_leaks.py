@@ -257,4 +257,6 @@ def test_tuning_on_nobody_knows_what_is_refused(tuned, tuned_on):
 
 
 def test_a_spec_that_says_that_nothing_was_tuned_is_trusted(tuned):
-    refuse_tuned(tuned(lambda _: {"text": None}), [fold([0])])
+    table = tuned(lambda _: {"text": None})
+    refuse_tuned(table, [fold([0])])
+    assert not tuned_rows(table, "text").any()
