@@ -3,7 +3,9 @@
 Each way makes the same step of the same networks, `W_2 relu(W_1 x + b_1) + b_2`: take a batch of 128 rows,
 forward, backward, AdamW (fused), on one thread. Milliseconds are of one network and one step.
 
-- one by one: what our engine does.
+- one by one: all steps of a network, then the next; its weights stay in the caches.
+- side by side: what our engine does with a few small networks: each is its own, but all take the same batch and go
+  back through one graph.
 - baddbmm: weights of all networks stacked, one batched product a layer; each network has its own batch.
 - vmap: `torch.func.vmap` of the gradient over the same stacked weights.
 - one batch: as baddbmm, but all networks take the same batch, so that the first layer is one wide product;
@@ -27,7 +29,7 @@ from fuse.training import one_thread
 WIDTHS, HIDDEN, NETWORKS = (384, 896, 2816), (16, 64, 128), (4, 8)
 ROUNDS, STEPS = 5, 20
 ROWS, BATCH, CLASSES = 2560, 128, 3
-WAYS = ("one by one", "baddbmm", "vmap", "one batch")
+WAYS = ("one by one", "side by side", "baddbmm", "vmap", "one batch")
 
 
 class Stack:
@@ -40,7 +42,7 @@ class Stack:
             nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, CLASSES)) for _ in range(networks)
         ]
         self._optimizers = [_adamw(list(one.parameters())) for one in self._single]
-        self._stacked = {way: self._weights() for way in WAYS[1:]}
+        self._stacked = {way: self._weights() for way in WAYS[2:]}
         self._joint = {way: _adamw(weights) for way, weights in self._stacked.items()}
 
     def _weights(self) -> list[Tensor]:
@@ -50,12 +52,26 @@ class Stack:
         shaped = [one.mT if one.ndim == 3 else one[:, None] for one in together]
         return [one.clone(memory_format=torch.contiguous_format).requires_grad_() for one in shaped]
 
-    def step(self, way: str, batches: Tensor) -> None:
-        """Trains every network a step; `batches` has shape `(E, 128)`."""
+    def run(self, way: str, batches: Sequence[Tensor]) -> None:
+        """Trains every network as many steps as there are batches, each of shape `(E, 128)`."""
         if way == "one by one":
-            for model, optimizer, rows in zip(self._single, self._optimizers, batches, strict=True):
+            for number, (model, optimizer) in enumerate(zip(self._single, self._optimizers, strict=True)):
+                for own in batches:
+                    optimizer.zero_grad()
+                    functional.cross_entropy(model(self._rows[own[number]]), self._target[own[number]]).backward()
+                    optimizer.step()
+            return
+        for one in batches:
+            self._step(way, one)
+
+    def _step(self, way: str, batches: Tensor) -> None:
+        if way == "side by side":
+            rows, target = self._rows[batches[0]], self._target[batches[0]]
+            for optimizer in self._optimizers:
                 optimizer.zero_grad()
-                functional.cross_entropy(model(self._rows[rows]), self._target[rows]).backward()
+            losses = [functional.cross_entropy(model(rows), target) for model in self._single]
+            torch.stack(losses).sum().backward()
+            for optimizer in self._optimizers:
                 optimizer.step()
             return
         optimizer, weights = self._joint[way], self._stacked[way]
@@ -107,16 +123,11 @@ def measure_shape(width: int, hidden: int, networks: int, steps: int) -> dict[st
     """Milliseconds of one network and step by way, medians of interleaved rounds."""
     stack = Stack(width, hidden, networks)
     batches = [torch.randint(ROWS, (networks, BATCH)) for _ in range(steps)]
-
-    def run(way: str, some: Sequence[Tensor]) -> None:
-        for one in some:
-            stack.step(way, one)
-
     times: dict[str, list[float]] = {way: [] for way in WAYS}
     for way in WAYS:
-        run(way, batches[:3])
+        stack.run(way, batches[:3])
     for _, way in itertools.product(range(ROUNDS), WAYS):
-        times[way].append(_seconds(lambda way=way: run(way, batches)))  # type: ignore[misc]
+        times[way].append(_seconds(lambda way=way: stack.run(way, batches)))  # type: ignore[misc]
     return {way: 1000 * statistics.median(own) / steps / networks for way, own in times.items()}
 
 

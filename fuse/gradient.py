@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -26,7 +26,7 @@ from fuse.inputs import BlockScaler, Inputs
 if TYPE_CHECKING:
     from fuse.feed import Part
     from fuse.networks.model import Model, Network
-    from fuse.training import Loss, Rows, Trained
+    from fuse.training import Loss, Rows, Schedule, Trained
 
 VECTOR_ROWS, TOKEN_ROWS = 8192, 256
 """Rows that are predicted at once."""
@@ -74,8 +74,10 @@ class GradientHead(FusionHead):
     device: str = "cpu"
     random_state: Any = None
 
-    share_of_steps = 1.0
-    """Below 1, a search trains a candidate for so large a part of its steps."""
+    trained_at_once: ClassVar[bool] = True
+    """Whether one training makes the head, so that `fit_together` can."""
+
+    _together = cast("tuple[Sequence[GradientHead], float]", ((), 1.0))
 
     @abstractmethod
     def _network(self, parts: Sequence[Part]) -> Network:
@@ -89,20 +91,57 @@ class GradientHead(FusionHead):
         self._check_parameters()
         self._fit_network(inputs, target, weight, int(check_random_state(self.random_state).randint(2**31 - 1)))
 
+    @staticmethod
+    def fit_together(heads: Sequence[GradientHead], X: Any, y: Any, share: float = 1.0) -> None:
+        """Fits heads of one kind to the same rows side by side, which is quicker than one after another.
+
+        Args:
+            heads: they may differ in what their networks are, and in learning rate, decay, schedule,
+                patience, clipping and dropout.
+            X, y: as `fit` takes them.
+            share: of their steps that they are trained for, as candidates of a search.
+        """
+        first, *others = heads
+        if others and not first.trained_at_once:
+            for head in heads:
+                GradientHead.fit_together([head], X, y, share)
+            return
+        first._together = others, share  # for as long as it is fitted: no parameter, nothing learned
+        try:
+            first.fit(X, y)
+        finally:
+            del first._together
+
     def _fit_network(self, inputs: Inputs, target: np.ndarray, weight: np.ndarray, seed: int) -> Trained:
         from fuse.feed import parts_of
-        from fuse.training import Schedule, train
+        from fuse.training import train
 
         self.scaler_ = BlockScaler().fit(inputs, weight)
         parts = parts_of(inputs)
         self.parts_ = inputs.modalities, [part.columns for part in parts], [part.steps or 0 for part in parts]
         self.lacking_ = [not inputs.masks[name].all() or self.modality_dropout > 0 for name in inputs.modalities]
+        others, share = self._together
+        for other in others:
+            other._check_parameters()
+            for name in [name for name in vars(self) if name.endswith("_")]:  # what fit has learned so far
+                setattr(other, name, getattr(self, name))
+        rows = self._rows(inputs, parts, target, weight, seed)
+        heads = [self, *others]
+        options = [one._schedule(seed, share) for one in heads]
+        found = train([one._model for one in heads], rows, self._loss(), options)
+        for one, trained in zip(heads, found, strict=True):
+            one._keep(trained)
+        return found[0]
+
+    def _keep(self, trained: Trained) -> None:
+        self.weights_, self.history_, self.n_iter_ = dict(trained.weights), trained.history, trained.rounds
+
+    def _schedule(self, seed: int, share: float) -> Schedule:
+        from fuse.training import Schedule
+
         names = ("epochs", "batch_size", "learning_rate", "weight_decay", "schedule", "patience", "clip_norm")
         options = {name: getattr(self, name) for name in (*names, "modality_dropout", "device")}
-        rows = self._rows(inputs, parts, target, weight, seed)
-        trained = train(self._model, rows, self._loss(), Schedule(**options, seed=seed, share=self.share_of_steps))
-        self.weights_, self.history_, self.n_iter_ = dict(trained.weights), trained.history, trained.rounds
-        return trained
+        return Schedule(**options, seed=seed, share=share)
 
     def _rows(self, inputs: Inputs, parts: Sequence[Part], target: np.ndarray, weight: np.ndarray, seed: int) -> Rows:
         import torch

@@ -118,13 +118,13 @@ def search(
     left = list(tried)
     losses: dict[int, float] = {}
     if len(left) > HALVING and isinstance(build({}), GradientHead):
-        first = [_judged(build(one), *parts, share=1 / HALVING)[0] for one in left]
+        first = [loss for loss, _ in _judged([build(one) for one in left], *parts, share=1 / HALVING)]
         order = np.argsort(first, kind="stable")[: -(-len(left) // HALVING)]
         losses = dict(enumerate(first))
         chosen = sorted(order.tolist())
     else:
         chosen = list(range(len(left)))
-    judged = {number: _judged(build(left[number]), *parts) for number in chosen}
+    judged = dict(zip(chosen, _judged([build(left[number]) for number in chosen], *parts), strict=True))
     best = min(judged, key=lambda number: judged[number][0])
     losses |= {number: loss for number, (loss, _) in judged.items()}
     return Found(left[best], judged[best][1], tuple((left[number], losses[number]) for number in sorted(losses)))
@@ -144,12 +144,19 @@ def _kinds(head: FusionHead, y: np.ndarray) -> np.ndarray:
 
 
 def _judged(
-    head: FusionHead, X: Any, y: np.ndarray, held: Any, held_y: np.ndarray, share: float = 1.0
-) -> tuple[float, float | None]:
-    """Loss on held-out rows, and the temperature for them."""
-    if isinstance(head, GradientHead):
-        head.share_of_steps = share
-    head.fit(X, y)
+    heads: Sequence[FusionHead], X: Any, y: np.ndarray, held: Any, held_y: np.ndarray, share: float = 1.0
+) -> list[tuple[float, float | None]]:
+    """Of each head its loss on held-out rows, and the temperature for them."""
+    trained = [head for head in heads if isinstance(head, GradientHead)]
+    if trained:
+        GradientHead.fit_together(trained, X, y, share)
+    else:
+        for head in heads:
+            head.fit(X, y)
+    return [_loss(head, held, held_y) for head in heads]
+
+
+def _loss(head: FusionHead, held: Any, held_y: np.ndarray) -> tuple[float, float | None]:
     label, proba = labelled_by(head, held)
     if not isinstance(head, FusionClassifier):
         return float(np.mean((label - as_numbers(held_y)) ** 2)), None

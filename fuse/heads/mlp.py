@@ -86,6 +86,8 @@ class GradientBlending(GradientHead):
 
     _widths: ClassVar[tuple[str, ...]] = ("hidden",)
 
+    trained_at_once: ClassVar[bool] = False
+
     hidden: int = 64
 
     def _network(self, parts: Sequence[Part]) -> Network:
@@ -121,7 +123,8 @@ class GradientBlending(GradientHead):
         parts = (inputs.keep(~held), target[~held], weight[~held]), (inputs.keep(held), target[held], weight[held])
         super()._fit_network(*parts[0], seed)
         after = [self._mean_loss(*part) for part in parts]
-        trained, self.weights_ = self.weights_, {name: np.zeros_like(one) for name, one in self.weights_.items()}
+        trained = self.weights_
+        self.weights_ = {name: np.zeros_like(one) for name, one in trained.items()}
         before = [self._mean_loss(*part) for part in parts]
         self.weights_ = trained
         fell = max(before[1] - after[1], 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ class Term:
     rows: Tensor | None = None
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """A formula of the field, from values of all modalities to `(b, K)` outputs."""
 
     skips = False
@@ -34,9 +35,9 @@ class Network(nn.Module):
     attends = False
     """True where the output is a weighted mean of tokens, and `looked_at` gives the weights."""
 
+    @abstractmethod
     def forward(self, values: Values, present: Present) -> Tensor:
         """Outputs `(b, K)`."""
-        raise NotImplementedError
 
     def terms(self, values: Values, present: Present, shown: Present) -> Sequence[Term]:
         """What is trained; the output alone unless a network has more to learn by.
@@ -46,8 +47,8 @@ class Network(nn.Module):
         return [Term(self(values, present))]
 
     def looked_at(self, values: Values, present: Present) -> tuple[Tensor, Tensor]:
-        """Weights `(b, T)` of tokens, and which are there, `bool (b, T)`."""
-        raise NotImplementedError
+        """Weights `(b, T)` of tokens, and which are there, `bool (b, T)`; of networks that attend."""
+        raise TypeError(f"{type(self).__name__} does not attend to tokens")
 
 
 class Model(nn.Module):

@@ -157,10 +157,11 @@ def judged(monkeypatch):
     """Losses by candidate and share, and what was asked for."""
     asked = []
 
-    def fake(head, X, y, held, held_y, share=1.0):
-        asked.append((head.learning_rate, round(share, 3)))
+    def fake(heads, X, y, held, held_y, share=1.0):
+        rates = [head.learning_rate for head in heads]
+        asked.extend((rate, round(share, 3)) for rate in rates)
         # At first 1 is the best, of the three that go on 3 is in the end.
-        return (head.learning_rate if share < 1 else 10 - head.learning_rate), head.learning_rate
+        return [(rate if share < 1 else 10 - rate, rate) for rate in rates]
 
     monkeypatch.setattr(module, "_judged", fake)
     return asked
@@ -187,7 +188,12 @@ def test_successive_halving_keeps_the_best_third(judged, count, kept):
 
 def test_heads_without_steps_are_all_judged_in_full(monkeypatch):
     shares = []
-    monkeypatch.setattr(module, "_judged", lambda *args, share=1.0: shares.append(share) or (1.0, None))
+
+    def fake(heads, *args, share=1.0):
+        shares.extend(share for _ in heads)
+        return [(1.0, None) for _ in heads]
+
+    monkeypatch.setattr(module, "_judged", fake)
     X, y = numbered()
     tried = [{"C": float(one)} for one in range(1, 8)]
     search(lambda params: make_classifier("logreg", **params), tried, X, y, np.arange(60))
@@ -205,23 +211,22 @@ def all_steps(monkeypatch):
 )
 def test_a_share_of_the_steps_is_trained(monkeypatch, all_steps, epochs, share, steps, rounds):
     taken = []
-    from fuse.training import _Training
+    from fuse.training import _Learner
 
-    real = _Training._step
-    monkeypatch.setattr(_Training, "_step", lambda self, rows: taken.append(1) or real(self, rows))
+    real = _Learner.step
+    monkeypatch.setattr(_Learner, "step", lambda self: taken.append(1) or real(self))
     X, y = numbered()
     head = ConcatMLPClassifier(epochs=epochs, hidden_sizes=(4,), random_state=0)
-    head.share_of_steps = share
-    head.fit(X, y)
+    GradientHead.fit_together([head], X, y, share)
     assert (len(taken), head.n_iter_, len(head.history_)) == (steps, rounds, rounds)
 
 
 def test_a_few_rows_less_do_not_double_the_steps(monkeypatch, all_steps):
     taken = []
-    from fuse.training import _Training
+    from fuse.training import _Learner
 
-    real = _Training._step
-    monkeypatch.setattr(_Training, "_step", lambda self, rows: taken.append(len(rows)) or real(self, rows))
+    real = _Learner.loss
+    monkeypatch.setattr(_Learner, "loss", lambda self, rows: taken.append(len(rows.target)) or real(self, rows))
     X, y = numbered(60)
     for rows in (60, 59, 33):
         taken.clear()
@@ -278,3 +283,45 @@ def test_the_search_is_of_the_user_s_own_settings_where_these_are_fixed(tmp_path
     assert about["params"]["C"] in (0.1, 1.0, 10.0)
     assert len(about["tried"]) == 3
     assert about["params"] == min(about["tried"], key=lambda one: one[1])[0]
+
+
+def several(name, rates, **options):
+    return [make_classifier(name, learning_rate=rate, random_state=3, **options) for rate in rates]
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.parametrize("name", ["mlp", "gmu", "mlp-aux", "blend"])
+def test_heads_that_are_fitted_together_are_what_each_is_alone(name, early_stopping):
+    X, y = numbered(90)
+    rates, options = (1e-3, 3e-3, 0.1), {"batch_size": 16, "epochs": 4, "patience": 1}
+    together = several(name, rates, **options, early_stopping=early_stopping)
+    GradientHead.fit_together(together, X, y)
+    for head, alone in zip(together, several(name, rates, **options, early_stopping=early_stopping), strict=True):
+        alone.fit(X, y)
+        assert head.n_iter_ == alone.n_iter_
+        np.testing.assert_allclose(head.history_, alone.history_, rtol=1e-5)
+        np.testing.assert_allclose(head.predict_proba(X), alone.predict_proba(X), atol=1e-6)
+    assert not any("_together" in vars(head) for head in together)
+
+
+def test_heads_of_other_widths_are_fitted_together_too():
+    X, y = numbered(90)
+    heads = [ConcatMLPClassifier(hidden_sizes=(width,), random_state=0, epochs=3) for width in (2, 8)]
+    GradientHead.fit_together(heads, X, y, share=1 / 3)
+    assert [head.weights_["network.layers.0.weight"].shape[0] for head in heads] == [2, 8]
+    assert [head.n_iter_ for head in heads] == [1, 1]
+
+
+def test_large_heads_are_fitted_one_after_another_by_their_share_of_the_steps(monkeypatch):
+    X, y = numbered(90)
+    small, large = several("mlp", (1e-3, 1e-2), epochs=2), several("mlp", (1e-3, 1e-2), epochs=2)
+    GradientHead.fit_together(small, X, y, share=0.5)
+    trained = []
+    real = module.GradientHead._keep
+    monkeypatch.setattr("fuse.training.SIDE_BY_SIDE", 1)
+    monkeypatch.setattr(GradientHead, "_keep", lambda self, found: trained.append(self) or real(self, found))
+    GradientHead.fit_together(large, X, y, share=0.5)
+    assert trained == large
+    for one, other in zip(small, large, strict=True):
+        assert one.n_iter_ == other.n_iter_ == 1
+        np.testing.assert_allclose(one.predict_proba(X), other.predict_proba(X), atol=1e-6)

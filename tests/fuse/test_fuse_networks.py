@@ -185,6 +185,9 @@ class Recorder(Network):
         super().__init__()
         self.skips = skips
 
+    def forward(self, values, present):
+        return values, present
+
     def terms(self, values, present, shown):
         return values, present, shown
 

@@ -191,10 +191,11 @@ def trainings(monkeypatch):
     seen = []
 
     class Watched(fuse.training._Training):
-        def __init__(self, model, rows, *rest):
-            super().__init__(model, rows, *rest)
-            self.rows, self.model, self.optimizer, self.rates, self.norms = rows, model, self._optimizer, [], []
-            self._optimizer.register_step_pre_hook(self._look)
+        def __init__(self, models, rows, *rest):
+            super().__init__(models, rows, *rest)
+            self.rows, self.rates, self.norms = rows, [], []
+            (self.learner,) = self._learners
+            self.learner._optimizer.register_step_pre_hook(self._look)
             seen.append(self)
 
         def _look(self, optimizer, *_):
@@ -217,7 +218,7 @@ def test_early_stopping_stops_and_keeps_the_best_weights(trainings):
     rows, model = trainings[0].rows, head._model().eval().to(trainings[0].rows.weight.dtype)
     model.load_state_dict({name: torch.as_tensor(value) for name, value in head.weights_.items()})
     with torch.inference_mode():
-        kept = float(rows.loss(model, head._loss(), torch.nonzero(rows.held).flatten()))
+        kept = float(rows.take(torch.nonzero(rows.held).flatten()).loss(model, head._loss()))
     assert kept == pytest.approx(held.min(), rel=1e-6)
 
 
