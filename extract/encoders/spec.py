@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,6 +40,8 @@ class EncoderSpec:
         tokens: keep the vector of every token, or of every place of a picture's grid, as float16.
         precision: of the forward pass: `fp32`, `bf16`, or `auto`, which `extract` settles.
         decoder: of pictures, one of DECODERS.
+        tuned_on: of a fine-tuned encoder, what it was tuned on: `{"data": name, "items": [32 hex digits, ...]}`,
+            the item keys of the content of this modality that its training has seen. No vector depends on it.
     """
 
     modality: str
@@ -52,6 +54,7 @@ class EncoderSpec:
     tokens: bool = False
     precision: str = "fp32"
     decoder: str = "pillow"
+    tuned_on: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Makes local paths absolute, so that a run can be used from another working folder.
@@ -74,7 +77,10 @@ class EncoderSpec:
 
     def as_json(self) -> dict[str, Any]:
         """The spec as it is kept in views and runs."""
-        return dataclasses.asdict(self)
+        content = dataclasses.asdict(self)
+        if self.tuned_on is None:  # as earlier versions wrote it
+            del content["tuned_on"]
+        return content
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> EncoderSpec:
@@ -117,7 +123,7 @@ def choose_specs(
             chosen["random_init"] = seed
         start = base.get(modality) or {"model": DEFAULT_MODELS[modality], "precision": "auto"}
         if {"model", "weights", "random_init"} & set(chosen):  # other weights take the place of the old ones
-            start = {**start, "weights": None, "random_init": None}
+            start = {**start, "weights": None, "random_init": None, "tuned_on": None}
         specs.append(EncoderSpec.from_json({**start, **chosen, "modality": modality}))
     return tuple(specs)
 
