@@ -86,8 +86,9 @@ def load_data_set(
     """Opens a data set of the store, ordinary or cross-fitted; arguments and errors as `load` and `load_folds`."""
     opened = FeatureStore(store)
     name = opened.choose(name)
-    open_one = load_folds if name in families_in(opened.names()) else load
-    return open_one(store, name, modalities, check)
+    if name in families_in(opened.names()):
+        return load_folds(store, name, modalities, check)
+    return load(store, name, modalities, check)
 
 
 def load_folds(

@@ -179,7 +179,7 @@ def _refuse_tuned_of(table: FeatureTable, folds: Sequence[Fold]) -> None:
     for modality in table.modalities:
         seen = tuned_rows(table, modality) & tested
         if seen.any():
-            names = listing([fold.name for fold in folds if seen[fold.test].any()])
+            names = listing(list(dict.fromkeys(fold.name for fold in folds if seen[fold.test].any())))
             data = table.view.blocks[modality].spec[TUNED_ON].get("data", "unnamed data")
             raise DataError(
                 f"{int(seen.sum())} of {int(tested.sum())} test rows of {table.name} (fold {names}) tuned the "
