@@ -145,6 +145,9 @@ def _tuned_first(manifest: Manifest, name: str, store: Path, options: Mapping[st
         raise UsageError("--finetune makes a run and --finetuned takes one; give one of them")
     command = click.get_current_context().find_root().command
     finetune: Any = command.commands["finetune"] if isinstance(command, click.Group) else command
-    defaults = {one.name: one.get_default(click.Context(finetune)) for one in finetune.params}
+    # Options without a default have a mark of click's own.
+    given = {one.name: one.get_default(click.Context(finetune)) for one in finetune.params}
+    defaults = {name: value if isinstance(value, str | int | float | bool) else None for name, value in given.items()}
+    defaults = {**defaults, "assignments": ()}
     done = finetuned(manifest, name, tuning_wanted({**defaults, **options}, manifest, store))
     return None if done is None else done.folder
