@@ -92,7 +92,7 @@ def extract(data: str, store: Path, name: str | None, as_json: bool, **options: 
 
     started = time.perf_counter()
     manifest = read_data(data, options)
-    specs = chosen_specs(options, parse_modalities(options["modalities"]) or manifest.modalities, {})
+    specs = chosen_specs(options, parse_modalities(options["modalities"]) or manifest.modalities, {}, manifest)
     read = time.perf_counter() - started
     settings = Settings(store, name or default_name(data), specs, **how_to_run(options))
     done = with_bars(lambda bars: run(manifest, settings, bars))

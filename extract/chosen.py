@@ -88,7 +88,7 @@ class Chooser:
             raise ModelError(
                 f"the run was trained on {spec.modality} features of the encoder {expected}, but {spec.model} is now "
                 f"{chosen.key.digest}: other weights, tokenizer, preprocessing or precision. Give the model of the run "
-                f"by --{spec.modality}-model, or train a new run on features of this one"
+                f"by --{'image' if spec.kind == 'image' else 'text'}-model, or train a new run on features of this one"
             )
         if asked.files is not None:
             self._store.encoder(chosen.key.digest).create(chosen.key)
