@@ -6,8 +6,9 @@
       vision/a[0].npy       (words, D)
 
 Lists are called `mosi*.jsonl`; with several, `mosi_train.jsonl`, `mosi_dev.jsonl` and `mosi_test.jsonl`, they are
-splits. The text is the words with a space between, the group is the video. `audio` and `vision` in a row
-say where its arrays lie, if it is not under its id. DATA is the folder or one of the lists.
+splits. The text is the words with a space between. The group is the video, by its own name or by that in
+the id. `audio` and `vision` in a row say where its arrays lie, if it is not under its id. DATA is the folder or
+one of the lists.
 """
 
 from __future__ import annotations
@@ -76,4 +77,6 @@ def _sample(root: Path, row: Mapping[str, Any]) -> Sample:
         array = array_of(place, folder, folder, root) if (root / folder).is_dir() else None
         if array is not None:
             arrays[folder] = array
-    return Sample(name, with_words(arrays, words), text_of(row, "label"), group=text_of(row, "video"))
+    # Ids are <video>[<number>]; a copy of the data that is about has lost the name of one video.
+    video = text_of(row, "video") or name.rpartition("[")[0]
+    return Sample(name, with_words(arrays, words), text_of(row, "label"), group=video)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,18 @@ def test_two_images_a_row_share_one_store_and_each_is_encoded_once(tmp_path: Pat
     assert not np.array_equal(one[0], one[1])
     assert done.missing == {"image": 1, "image_2": 2}
     assert bench.extract(manifest, image("image"), image("image_2")).encoded == 0
+
+
+def test_the_precision_of_two_images_is_settled_once(tmp_path: Path, bench, image, monkeypatch: pytest.MonkeyPatch):
+    pictures(tmp_path, 2)
+    manifest = read_manifest(reviews(tmp_path, [("a", "0.png", "1.png", "x")]), columns=IMAGES)
+    answers = ["fp32", "bf16"]
+    monkeypatch.setattr("extract.chosen.choose_precision", lambda *_: (answers.pop(0), "by chance"))
+    monkeypatch.setattr("extract.runtime._cpu_has_bf16", lambda: True)
+    done = bench.extract(manifest, *(replace(image(name), precision="auto") for name in ("image", "image_2")))
+    assert answers == ["bf16"]
+    assert done.precision == dict.fromkeys(("image", "image_2"), ("fp32", "by chance"))
+    assert len({block.encoder for block in done.view.blocks.values()}) == 1
 
 
 def test_equal_pictures_in_two_columns_keep_rows_together(tmp_path: Path, bench, image):

@@ -64,3 +64,8 @@ def test_it_has_no_columns(tmp_path: Path):
     with pytest.raises(UsageError, match="the layout mosi has none"):
         read_manifest(write(tmp_path), columns={"text": "text"})
     assert isinstance(read_manifest(write(tmp_path), "table"), Manifest)
+
+
+def test_a_video_without_a_name_is_still_one_group(tmp_path: Path):
+    manifest = read_manifest(write(tmp_path, video=""))
+    assert [sample.group for sample in manifest.samples] == ["v0", "v", "v1", "v1"]
