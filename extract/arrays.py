@@ -68,8 +68,10 @@ def _header(file: IO[bytes]) -> _Header:
             return np.lib.format.read_array_header_1_0(file)
         if version == (2, 0):
             return np.lib.format.read_array_header_2_0(file)
-    except (ValueError, SyntaxError, TypeError) as error:  # the header is a literal of Python
-        raise DecodeError(f"no .npy file: {str(error).splitlines()[0][:200]}") from error
+    except OSError:
+        raise
+    except Exception as error:  # on a broken header, a literal of Python, numpy raises almost anything
+        raise DecodeError(f"no .npy file: {str(error).strip()[:200] or type(error).__name__}") from error
     raise DecodeError(f"a .npy file of version {version}, which holds no plain numbers")
 
 
