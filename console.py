@@ -17,6 +17,7 @@ import click
 if TYPE_CHECKING:
     from extract import EncoderSpec, Manifest
     from fuse import Settings
+    from tuning import Wanted
 
 GRID_HELP = "Settings searched within each training part, never on the rows that judge."
 COLUMNS_HELP = (
@@ -133,6 +134,37 @@ encoder_options = _options(
 )
 
 
+tuning_options = _options(
+    click.option("--tune", help="Modalities whose encoders learn, such as text; text and image by default."),
+    click.option("--head", default="linear", show_default=True, help="On top; any that is trained by gradient."),
+    click.option(
+        "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A parameter of the head; repeatable."
+    ),
+    click.option("--epochs", default=3, show_default=True, help="Passes over the training rows."),
+    click.option("--batch-size", default=32, show_default=True, help="Rows a step (and process)."),
+    click.option("--accumulate", default=1, show_default=True, help="Batches that are added up for one step."),
+    click.option("--lr", metavar="PART=RATE,...", help="Learning rates.  [default: text=5e-5,image=1e-4,head=1e-3]"),
+    click.option(
+        "--schedule",
+        type=click.Choice(["linear", "cosine", "constant", "plateau"]),
+        default="linear",
+        show_default=True,
+        help="Of the learning rate; plateau, without a warm-up, lowers it when the watched loss stalls.",
+    ),
+    click.option("--warm-up", default=0.1, show_default=True, help="Share of the steps in which rates rise."),
+    click.option("--weight-decay", default=0.01, show_default=True, help="Of the encoders; the head has its own."),
+    click.option("--clip-norm", default=1.0, show_default=True, help="Largest norm of the gradient; 0 does not clip."),
+    click.option("--patience", type=int, help="Watch held-out rows; stop after so many epochs without gain."),
+    click.option("--freeze", metavar="MODALITY=N,...", help="Lowest parts that stay as they are."),
+    click.option("--lora", default=0, metavar="RANK", help="Learn low-rank updates of a text model (needs peft)."),
+    click.option("--augment", is_flag=True, help="Crop and mirror pictures at random."),
+    click.option("--checkpointing", is_flag=True, help="Save memory in a text model by computing twice."),
+    click.option("--seed", default=0, show_default=True, help="Of folds, order, dropout and initial weights."),
+    click.option("--folds", default=5, show_default=True, help="Where the data gives no splits; the first is judged."),
+    click.option("--cross-fit", type=int, metavar="K", help="Tune once a fold, so that all rows are judged."),
+)
+
+
 def parse_columns(value: str | None) -> dict[str, str]:
     """`text=title,image=img` as a dictionary."""
     pairs = [part.partition("=") for part in (value or "").split(",") if part]
@@ -196,6 +228,56 @@ def chosen_specs(
     names = tuple(modalities)
     found = found_in(manifest, names) if manifest is not None else {}
     return choose_specs(names, given, parse_seeds(options.get("random_init")), base, found)
+
+
+def tuning_wanted(options: Mapping[str, Any], manifest: Manifest, store: Path) -> Wanted:
+    """What `finetune` is asked for."""
+    from extract import Tuning
+    from tuning import TUNABLE, Wanted
+
+    modalities = parse_modalities(options["modalities"]) or manifest.modalities
+    tune = parse_names(options["tune"]) or tuple(name for name in modalities if name in TUNABLE)
+    strange = [name for name in tune if name not in modalities]
+    if strange or not tune:
+        raise click.UsageError(f"--tune names {strange or 'nothing'}; the modalities are {', '.join(modalities)}")
+    rates, params = parse_numbers("--lr", options["lr"], float), parse_assignments(options["assignments"])
+    if "head" in rates:
+        params["learning_rate"] = rates.pop("head")
+    same = ("epochs", "batch_size", "accumulate", "schedule", "warm_up", "weight_decay", "patience", "lora", "augment")
+    tuning = Tuning(
+        **{name: options[name] for name in (*same, "checkpointing", "seed")},
+        rates=rates,
+        clip_norm=options["clip_norm"] or None,
+        freeze=parse_numbers("--freeze", options["freeze"], int),
+        precision=options["precision"] or "auto",
+    )
+    return Wanted(
+        store=store,
+        specs=chosen_specs(options, modalities, {}),
+        tune=tune,
+        head=options["head"],
+        params=params,
+        tuning=tuning,
+        task=options["task"],
+        folds=options["cross_fit"] or options["folds"],
+        cross_fit=options["cross_fit"] is not None,
+        device=how_to_run(options)["device"],
+    )
+
+
+def parse_numbers(option: str, value: str | None, kind: type) -> dict[str, Any]:
+    """`text=4,image=2` as a dictionary of numbers."""
+    found = {}
+    for part in (value or "").split(","):
+        name, sign, number = part.partition("=")
+        try:
+            if sign:
+                found[name.strip()] = kind(number)
+        except ValueError:
+            sign = ""
+        if part and not sign:
+            raise click.UsageError(f"{option} takes NAME=NUMBER,..., got {value!r}")
+    return found
 
 
 def bench_specs(

@@ -33,6 +33,8 @@ from console import (
     read_data,
     store_option,
     task_option,
+    tuning_options,
+    tuning_wanted,
     with_bars,
 )
 from flows import (
@@ -77,6 +79,8 @@ def main() -> None:
 @data_options
 @encoder_options
 @making_options
+@click.option("--finetuned", type=click.Path(path_type=Path), help="Encoders of a run of finetune, and its folds.")
+@click.option("--finetune", is_flag=True, help="Tune the encoders first, as finetune does by default.")
 @click.option("--on-error", type=click.Choice(["record", "fail"]), default="record", help="When a sample fails.")
 @click.option("--max-failures", type=int, help="Stop when more samples of a modality than this fail.")
 @click.option("--retry-failed", is_flag=True, help="Try samples again that failed before.")
@@ -91,10 +95,14 @@ def extract(data: str, store: Path, name: str | None, as_json: bool, **options: 
     from extract import extract as run
 
     started = time.perf_counter()
-    manifest = read_data(data, options)
+    manifest, name = read_data(data, options), name or default_name(data)
+    if options["finetuned"] or options["finetune"]:
+        from tuned import encode_tuned
+
+        click.get_current_context().exit(encode_tuned(manifest, name, store, as_json, options))
     specs = chosen_specs(options, parse_modalities(options["modalities"]) or manifest.modalities, {}, manifest)
     read = time.perf_counter() - started
-    settings = Settings(store, name or default_name(data), specs, **how_to_run(options))
+    settings = Settings(store, name, specs, **how_to_run(options))
     done = with_bars(lambda bars: run(manifest, settings, bars))
     seconds = time.perf_counter() - started
     lines = extraction_lines(manifest, done, store, seconds)
@@ -127,6 +135,34 @@ def fuse(head: str, store: Path, name: str | None, modalities: str | None, as_js
     judged = with_bars(lambda bars: judge(table, head, params, store=store, progress=bars, **options))
     text = _fuse_text(head, table.name, judged)
     finish(as_json, {**judged.metrics, "out": str(judged.folder)}, [text, f"run: {judged.folder}"])
+
+
+@main.command()
+@click.argument("data", default="data", type=click.Path())
+@store_option
+@click.option("--name", help="Name of the data set; DATA's own name by default.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run; a new one under runs/ by default.")
+@modalities_option
+@task_option
+@tuning_options
+@data_options
+@encoder_options
+@making_options
+@json_option
+def finetune(data: str, store: Path, name: str | None, out: Path | None, as_json: bool, **options: Any) -> None:
+    """Tune encoders on the training rows of DATA, end to end with a head, and judge them on the others.
+
+    What it leaves is a run, as `fuse` leaves one: `predict --run` takes it, and `extract --finetuned` caches the
+    features of its encoders. Stop it at any moment: the same command goes on from the last epoch. On several GPUs:
+    torchrun --nproc_per_node 4 pipeline.py finetune ...
+    """
+    from extract import default_name
+    from tuning import finetuned, tuned_lines
+
+    manifest = read_data(data, options)
+    done = finetuned(manifest, name or default_name(data), tuning_wanted(options, manifest, store), out)
+    if done is not None:
+        finish(as_json, {**done.metrics, "out": str(done.folder)}, tuned_lines(done))
 
 
 @main.command()

@@ -1,5 +1,6 @@
 """Stage one: data sets, encoders, and the loop that fills the store."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from extract.datasets import LAYOUTS, read_manifest
@@ -15,17 +16,34 @@ from extract.summary import extraction_lines, extraction_result, failure_lines
 
 if TYPE_CHECKING:
     from extract.extractor import FeatureExtractor
+    from extract.finetune.processes import Processes
+    from extract.finetune.settings import Tuning
+    from extract.finetune.tune import Lesson, Tuned, tune
+
+_LATE = {
+    "FeatureExtractor": "extract.extractor",
+    "Lesson": "extract.finetune.tune",
+    "Tuned": "extract.finetune.tune",
+    "Tuning": "extract.finetune.settings",
+    "Processes": "extract.finetune.processes",
+    "tune": "extract.finetune.tune",
+}
+"""Names that are loaded when they are asked for: sklearn and torch take longer than an unchanged `extract`."""
 
 __all__ = [
     "LAYOUTS",
     "EncoderSpec",
     "Extraction",
     "FeatureExtractor",
+    "Lesson",
     "Manifest",
     "Original",
     "Originals",
+    "Processes",
     "Sample",
     "Settings",
+    "Tuned",
+    "Tuning",
     "bench",
     "bench_lines",
     "choose_specs",
@@ -38,15 +56,14 @@ __all__ = [
     "label_counts",
     "originals",
     "read_manifest",
+    "tune",
     "verify_by_encoding",
     "write_demo",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Loads `FeatureExtractor` when it is asked for: importing sklearn takes longer than an unchanged `extract`."""
-    if name == "FeatureExtractor":
-        from extract.extractor import FeatureExtractor
-
-        return FeatureExtractor
+    """Loads what `_LATE` names."""
+    if name in _LATE:
+        return getattr(importlib.import_module(_LATE[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,13 +1,16 @@
 """Fusion heads as sklearn estimators, and the protocol that compares them."""
 
+from typing import TYPE_CHECKING, Any
+
 from fuse.ablation.plan import Settings
 from fuse.ablation.report import Ablated, read_summary, report
 from fuse.ablation.run import Asked, ablate
 from fuse.bundle import load, save
 from fuse.cca import CanonicalCorrelation
 from fuse.estimators import FusionClassifier, FusionHead, FusionRegressor
-from fuse.evaluate import Evaluation, evaluate
+from fuse.evaluate import Evaluation, Predictions, evaluate, predicted, summarise, task_for
 from fuse.explain import ModalityShares, Projection, emap, modality_shares
+from fuse.folds import held_out
 from fuse.head import Head
 from fuse.heads.aligned import CMBERTClassifier, CMBERTRegressor, EFLSTMClassifier, EFLSTMRegressor
 from fuse.heads.attention import CrossAttentionClassifier, CrossAttentionRegressor, MulTClassifier, MulTRegressor
@@ -59,14 +62,28 @@ from fuse.heads.tensor import (
 from fuse.heads.vote import LateVotingClassifier, LateVotingRegressor
 from fuse.metrics import classification_metrics, regression_metrics
 from fuse.onnx import export_onnx
-from fuse.registry import HEADS, make_classifier, make_regressor
+from fuse.registry import HEADS, make_classifier, make_regressor, tokens_read
 from fuse.report.ablation import ablation_result, ablation_text, accuracies
 from fuse.report.heads import heads_content, heads_lines, heads_page
 from fuse.report.page import Shown, page
 from fuse.report.screen import comparison_table, evaluation_text
-from fuse.runs import Judged, Run, judge, load_run, predict, run_head
-from fuse.splits import Protocol, protocol_for
-from fuse.task import task_of
+from fuse.runs import (
+    Judged,
+    Run,
+    check_free,
+    head_for,
+    judge,
+    load_run,
+    new_folder,
+    predict,
+    run_head,
+    write_run,
+)
+from fuse.splits import Fold, Protocol, protocol_for
+from fuse.task import targets, task_of
+
+if TYPE_CHECKING:
+    from fuse.joint import Joint
 
 __all__ = [
     "HEADS",
@@ -93,6 +110,7 @@ __all__ = [
     "FiLMRegressor",
     "FlatTokensClassifier",
     "FlatTokensRegressor",
+    "Fold",
     "FusionClassifier",
     "FusionHead",
     "FusionRegressor",
@@ -101,6 +119,7 @@ __all__ = [
     "GradientBlendingClassifier",
     "GradientBlendingRegressor",
     "Head",
+    "Joint",
     "Judged",
     "KernelClassifier",
     "KernelRegressor",
@@ -125,6 +144,7 @@ __all__ = [
     "MultiplicativeRegressor",
     "MutanClassifier",
     "MutanRegressor",
+    "Predictions",
     "Projection",
     "Protocol",
     "RidgeClassifier",
@@ -144,28 +164,47 @@ __all__ = [
     "ablation_result",
     "ablation_text",
     "accuracies",
+    "check_free",
     "classification_metrics",
     "comparison_table",
     "emap",
     "evaluate",
     "evaluation_text",
     "export_onnx",
+    "head_for",
     "heads_content",
     "heads_lines",
     "heads_page",
+    "held_out",
     "judge",
     "load",
     "load_run",
     "make_classifier",
     "make_regressor",
     "modality_shares",
+    "new_folder",
     "page",
     "predict",
+    "predicted",
     "protocol_for",
     "read_summary",
     "regression_metrics",
     "report",
     "run_head",
     "save",
+    "summarise",
+    "targets",
+    "task_for",
     "task_of",
+    "tokens_read",
+    "write_run",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads `Joint` when it is asked for: it takes torch, which most of `fuse` does without until a head trains."""
+    if name == "Joint":
+        from fuse.joint import Joint
+
+        return Joint
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

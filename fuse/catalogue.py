@@ -178,6 +178,16 @@ CATALOGUE: tuple[Head, ...] = (
     _feature("sum", "sum_m", "one shared space of features"),
     _feature("product", "prod_m", _POOLED),
     Head(
+        "linear",
+        mlp.ConcatMLPClassifier,
+        mlp.ConcatMLPRegressor,
+        "concatenation, one linear layer, by gradient",
+        "W [z_1; ...; z_M] + b",
+        "softmax regression; Cox (1958)",
+        "on top of encoders that are tuned; on cached features logreg and ridge find the optimum itself",
+        params={"hidden_sizes": ()},
+    ),
+    Head(
         "mlp",
         mlp.ConcatMLPClassifier,
         mlp.ConcatMLPRegressor,

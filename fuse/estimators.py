@@ -52,6 +52,11 @@ class FusionHead(BaseEstimator):
         Raises:
             ValueError: what sklearn refuses (NaN, wrong shapes), a single class, bad parameters.
         """
+        self._fit_head(*self._prepared(X, y, sample_weight, groups))
+        return self
+
+    def _prepared(self, X: Any, y: Any, sample_weight: Any, groups: Any) -> tuple[Inputs, np.ndarray, np.ndarray]:
+        """What `_fit_head` takes: the rows that teach something, their targets and weights."""
         inputs, y = self._read(X, y, groups)
         if self.most_modalities is not None and len(inputs.modalities) > self.most_modalities:
             raise UsageError(
@@ -71,8 +76,7 @@ class FusionHead(BaseEstimator):
             kept = inputs.some
             inputs, target, weight = inputs.keep(kept), target[kept], weight[kept]
         self.unseen_ = [name for name, mask in inputs.masks.items() if not mask.any()]
-        self._fit_head(inputs, target, weight)
-        return self
+        return inputs, target, weight
 
     def _read(self, X: Any, y: Any, groups: Any) -> tuple[Inputs, np.ndarray]:
         """Training rows as the head takes them, and their labels."""

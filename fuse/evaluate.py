@@ -66,13 +66,23 @@ def evaluate(head: FusionHead, table: FeatureTable, protocol: Protocol, progress
         if id(fold.train) not in models:
             models[id(fold.train)] = clone(head).fit(table[fold.train], y[fold.train])
             progress("fit", len(models), total)
-        parts.append(_predict(models[id(fold.train)], table, y, fold))
+        parts.append(predicted(models[id(fold.train)], table, y, fold))
     if kfold:
         model = clone(head).fit(table, y)
         progress("fit", total, total)
     else:
         model = models[id(protocol.judged[0].train)]
-    judged, also = parts[: len(protocol.judged)], parts[len(protocol.judged) :]
+    return summarise(parts[: len(protocol.judged)], parts[len(protocol.judged) :], model)
+
+
+def summarise(judged: list[Predictions], also: list[Predictions], model: FusionHead) -> Evaluation:
+    """The evaluation of folds that were judged, and of further rows that stand beside them.
+
+    Args:
+        judged: one a fold.
+        also: such as the validation split.
+        model: that is kept.
+    """
     predictions = _join(judged)
     metrics = _metrics(predictions, predictions.label)
     majority = _metrics(predictions, predictions.majority)
@@ -83,7 +93,7 @@ def evaluate(head: FusionHead, table: FeatureTable, protocol: Protocol, progress
     metrics["folds"] = [{"fold": str(part.fold[0]), **_summary(part)} for part in judged]
     for part in also:
         metrics[str(part.fold[0])] = _metrics(part, part.label)
-    return Evaluation(_join(parts), metrics, majority, model)
+    return Evaluation(_join([*judged, *also]), metrics, majority, model)
 
 
 def task_for(head: FusionHead) -> str:
@@ -101,7 +111,8 @@ def labelled_by(model: FusionHead, table: FeatureTable | Inputs) -> tuple[np.nda
     raise TypeError(f"{type(model).__name__} neither classifies nor predicts numbers")
 
 
-def _predict(model: FusionHead, table: FeatureTable, y: np.ndarray, fold: Fold) -> Predictions:
+def predicted(model: FusionHead, table: FeatureTable, y: np.ndarray, fold: Fold) -> Predictions:
+    """What a fitted head says of the test rows of a fold; `y` are the labels of all rows."""
     label, proba = labelled_by(model, table[fold.test])
     return Predictions(
         rows=fold.test,

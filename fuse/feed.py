@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,10 +54,14 @@ class Feed:
     def __len__(self) -> int:
         return self._rows
 
-    def take(self, rows: torch.Tensor | slice) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """The batch of these rows."""
+    def take(
+        self, rows: torch.Tensor | slice, names: Collection[str] | None = None
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """The batch of these rows; of these modalities, if they are named."""
         values, present = [], []
         for part in self._parts:
+            if names is not None and part.name not in names:
+                continue
             mask = self._masks[part.name][rows]
             if part.name in self._tokens:
                 chosen = np.arange(self._rows)[rows if isinstance(rows, slice) else rows.cpu().numpy()]

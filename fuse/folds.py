@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cache import UsageError
+from cache import FeatureTable, UsageError
 from fuse.inputs import Inputs
 
 
@@ -27,6 +27,12 @@ def inner_folds(inputs: Inputs, target: np.ndarray, weight: np.ndarray, folds: i
         UsageError: fewer than two groups.
     """
     return deal(inputs.row_groups(), target, weight, folds, seed)
+
+
+def held_out(table: FeatureTable, rows: np.ndarray, folds: int, seed: int = 0) -> np.ndarray:
+    """`bool (len(rows),)`: one part in `folds` of some rows of a table, groups kept whole, classes alike."""
+    kinds = np.unique(table.y[rows], return_inverse=True)[1]
+    return deal(table.groups[rows], kinds, np.ones(len(rows)), folds, seed) == 0
 
 
 def deal(rows: np.ndarray, target: np.ndarray, weight: np.ndarray, folds: int, seed: int = 0) -> np.ndarray:

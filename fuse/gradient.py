@@ -89,7 +89,10 @@ class GradientHead(FusionHead):
 
     def _fit_head(self, inputs: Inputs, target: np.ndarray, weight: np.ndarray) -> None:
         self._check_parameters()
-        self._fit_network(inputs, target, weight, int(check_random_state(self.random_state).randint(2**31 - 1)))
+        self._fit_network(inputs, target, weight, self._drawn_seed())
+
+    def _drawn_seed(self) -> int:
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
 
     @staticmethod
     def fit_together(heads: Sequence[GradientHead], X: Any, y: Any, share: float = 1.0) -> None:
@@ -113,13 +116,9 @@ class GradientHead(FusionHead):
             del first._together
 
     def _fit_network(self, inputs: Inputs, target: np.ndarray, weight: np.ndarray, seed: int) -> Trained:
-        from fuse.feed import parts_of
         from fuse.training import train
 
-        self.scaler_ = BlockScaler().fit(inputs, weight)
-        parts = parts_of(inputs)
-        self.parts_ = inputs.modalities, [part.columns for part in parts], [part.steps or 0 for part in parts]
-        self.lacking_ = [not inputs.masks[name].all() or self.modality_dropout > 0 for name in inputs.modalities]
+        parts = self._begin(inputs, weight)
         others, share = self._together
         for other in others:
             other._check_parameters()
@@ -132,6 +131,16 @@ class GradientHead(FusionHead):
         for one, trained in zip(heads, found, strict=True):
             one._keep(trained)
         return found[0]
+
+    def _begin(self, inputs: Inputs, weight: np.ndarray) -> tuple[Part, ...]:
+        """Learns what there is to know before training: scales, and what the modalities are."""
+        from fuse.feed import parts_of
+
+        self.scaler_ = BlockScaler().fit(inputs, weight)
+        parts = parts_of(inputs)
+        self.parts_ = inputs.modalities, [part.columns for part in parts], [part.steps or 0 for part in parts]
+        self.lacking_ = [not inputs.masks[name].all() or self.modality_dropout > 0 for name in inputs.modalities]
+        return parts
 
     def _keep(self, trained: Trained) -> None:
         self.weights_, self.history_, self.n_iter_ = dict(trained.weights), trained.history, trained.rounds

@@ -10,6 +10,7 @@ from cache import UsageError, listing
 from fuse.catalogue import CATALOGUE
 from fuse.estimators import FusionClassifier, FusionHead, FusionRegressor
 from fuse.head import Head
+from fuse.tokens import TokenHead
 
 HEADS: dict[str, Head] = {head.name: head for head in CATALOGUE}
 
@@ -24,6 +25,19 @@ def modalities_of(name: str, params: Mapping[str, Any], available: Sequence[str]
     if own is not None and own not in available:
         raise UsageError(f"the head {name!r} needs the modality {own!r}; the features hold {listing(available)}")
     return tuple(available) if own is None else (own,)
+
+
+def tokens_read(name: str, params: Mapping[str, Any], available: Sequence[str]) -> tuple[str, ...]:
+    """Those of the available modalities that a head reads token by token, where they have tokens.
+
+    Raises:
+        UsageError: no such head.
+    """
+    head = find_head(name)
+    if not issubclass(head.any_class, TokenHead):
+        return ()
+    wanted = {**head.any_class().get_params(deep=False), **head.params, **params}["tokens"]
+    return tuple(available) if wanted is None else tuple(one for one in available if one in wanted)
 
 
 def make_classifier(name: str, **params: Any) -> FusionClassifier:

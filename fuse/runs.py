@@ -77,13 +77,23 @@ def run_head(
     """
     labelled = table[table.labelled]
     task = task_of(labelled.y, task)
-    make = make_classifier if task == CLASSIFICATION else make_regressor
-    chosen: FusionHead = make(head, **dict(params or {}))
-    if "random_state" in chosen.get_params() and "random_state" not in (params or {}):
-        chosen.set_params(random_state=seed)
+    chosen = head_for(head, task, params or {}, seed)
     protocol = protocol_for(labelled, folds, seed, task)
     refuse_tuned(labelled, [*protocol.judged, *protocol.also])
     return evaluate(chosen, labelled, protocol, progress), protocol
+
+
+def head_for(name: str, task: str, params: Mapping[str, Any], seed: int) -> FusionHead:
+    """The head of a name for a task, not fitted; `seed` is that of its chance unless the parameters say so.
+
+    Raises:
+        UsageError: unknown head or parameters.
+    """
+    make = make_classifier if task == CLASSIFICATION else make_regressor
+    head: FusionHead = make(name, **dict(params))
+    if "random_state" in head.get_params() and "random_state" not in params:
+        head.set_params(random_state=seed)
+    return head
 
 
 def judge(

@@ -112,12 +112,10 @@ def train(
         return [train([one], rows, loss, [own])[0] for one, own in zip(builds, schedules, strict=True)]
     device = torch.device(schedules[0].device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), one_thread():
-        models, states = [], []
+        models = []
         for build, schedule in zip(builds, schedules, strict=True):
             _seed(schedule.seed, device)
             models.append(build().to(device=device, dtype=rows.weight.dtype).train())
-            states.append(torch.get_rng_state())
-        torch.set_rng_state(states[0])  # batches are drawn as the first model alone would draw them
         return _Training(models, rows, loss, schedules).run()
 
 
@@ -130,6 +128,13 @@ def _small(builds: Sequence[Build]) -> bool:
             if numbers > SIDE_BY_SIDE:
                 return False
     return True
+
+
+def built(build: Build, seed: int) -> Model:
+    """A model in float32 with the weights from which `train` starts; torch's generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return build().float()
 
 
 def _seed(seed: int, device: torch.device) -> None:
@@ -147,7 +152,7 @@ class _Training:
     """Models as they are trained, batch by batch."""
 
     def __init__(self, models: Sequence[Model], rows: Rows, loss: Loss, schedules: Sequence[Schedule]) -> None:
-        self._rows, self._size = rows, schedules[0].batch_size
+        self._rows, self._size, self._seed = rows, schedules[0].batch_size, schedules[0].seed
         self._kept = torch.nonzero(~rows.held).flatten()
         epochs, rounds = schedules[0].epochs, max(1, round(schedules[0].epochs * schedules[0].share))
         # Not whole passes: a few rows less must not double the steps.
@@ -174,11 +179,12 @@ class _Training:
 
     def _batches(self) -> Iterator[Tensor]:
         """Pass after pass, without end."""
+        draw = torch.Generator().manual_seed(self._seed)  # its own: what models draw does not change the order
         while True:
             if len(self._kept) <= self._size:
                 yield self._kept
             else:
-                yield from self._kept[torch.randperm(len(self._kept))].split(self._size)
+                yield from self._kept[torch.randperm(len(self._kept), generator=draw)].split(self._size)
 
 
 class _Learner:

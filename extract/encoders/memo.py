@@ -41,6 +41,7 @@ def remember(root: Path, spec: EncoderSpec, key: EncoderKey, files: Sequence[Pat
 
 def _name(spec: EncoderSpec) -> str:
     fields = {**spec.as_json(), "output": None}  # the key covers all outputs
+    fields.pop("tuned_on", None)  # and does not depend on what is known of the weights
     versions = {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "transformers")}
     return digest(canonical_json({"spec": fields, "versions": versions, "schema": KEY_SCHEMA}))
 

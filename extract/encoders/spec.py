@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,6 +45,8 @@ class EncoderSpec:
         width: of arrays: how many columns each has.
         aligned_to: of arrays: the text model over whose word pieces the rows, one a word, are repeated.
         columns: of tabular data: name and categories of each; None in their place for numbers.
+        tuned_on: of a fine-tuned encoder, what it was tuned on: `{"data": name, "items": [32 hex digits, ...]}`,
+            the item keys of the content of this modality that its training has seen. No vector depends on it.
     """
 
     modality: str
@@ -60,6 +62,7 @@ class EncoderSpec:
     width: int | None = None
     aligned_to: str | None = None
     columns: tuple[tuple[str, tuple[str, ...] | None], ...] = ()
+    tuned_on: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Makes local paths absolute, so that a run can be used from another working folder.
@@ -94,7 +97,10 @@ class EncoderSpec:
 
     def as_json(self) -> dict[str, Any]:
         """The spec as it is kept in views and runs."""
-        return dataclasses.asdict(self)
+        content = dataclasses.asdict(self)
+        if self.tuned_on is None:  # as earlier versions wrote it
+            del content["tuned_on"]
+        return content
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> EncoderSpec:
@@ -153,7 +159,7 @@ def choose_specs(
         if seed is not None and kind in DEFAULT_MODELS:
             chosen["random_init"] = seed
         if {"model", "weights", "random_init"} & set(chosen):  # other weights take the place of the old ones
-            start = {**start, "weights": None, "random_init": None}
+            start = {**start, "weights": None, "random_init": None, "tuned_on": None}
         return EncoderSpec.from_json({**start, **chosen, "modality": modality})
 
     return tuple(spec_of(name) for name in names)

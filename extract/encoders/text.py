@@ -60,10 +60,9 @@ class TextEncoder:
     """
 
     def __init__(self, spec: EncoderSpec, runtime: Runtime) -> None:
-        with _explained(spec.model):
-            self._tokenizer, config, raw, model = _load(spec)
+        self._tokenizer, config, raw, model = load_text(spec)
         self._runtime = runtime
-        self._max_length = _max_length(spec, self._tokenizer, config)
+        self._max_length = longest_text(spec, self._tokenizer, config)
         dtype = compute_dtype(spec.precision)
         self._tokens = spec.tokens
         width = int(config.hidden_size)
@@ -92,12 +91,8 @@ class TextEncoder:
 
     def prepare(self, contents: Sequence[Content]) -> tuple[list[np.ndarray], list[int]]:
         """Token ids of all texts, cut to the model's longest input, and their numbers."""
-        lights: list[np.ndarray] = []
-        for start in range(0, len(contents), TOKENIZE_AT_ONCE):
-            texts = [_well_formed(str(text)) for text in contents[start : start + TOKENIZE_AT_ONCE]]
-            encoded = self._tokenizer(texts, truncation=True, max_length=self._max_length, return_attention_mask=False)
-            lights += [np.array(ids, dtype=np.int64) for ids in encoded["input_ids"]]
-            self.truncated += sum(bool(one.overflowing) for one in encoded.encodings)
+        lights, truncated = token_ids(self._tokenizer, contents, self._max_length)
+        self.truncated += truncated
         return lights, [len(ids) for ids in lights]
 
     def decode(self, light: np.ndarray) -> np.ndarray:
@@ -133,6 +128,28 @@ class TextEncoder:
 
     def _pad(self) -> int:
         return int(self._tokenizer.pad_token_id or 0)
+
+
+def token_ids(tokenizer: Any, contents: Sequence[Content], longest: int) -> tuple[list[np.ndarray], int]:
+    """Token ids of texts, each `int64 (T,)` with T up to `longest`, and how many texts were cut."""
+    found: list[np.ndarray] = []
+    truncated = 0
+    for start in range(0, len(contents), TOKENIZE_AT_ONCE):
+        texts = [_well_formed(str(text)) for text in contents[start : start + TOKENIZE_AT_ONCE]]
+        encoded = tokenizer(texts, truncation=True, max_length=longest, return_attention_mask=False)
+        found += [np.array(ids, dtype=np.int64) for ids in encoded["input_ids"]]
+        truncated += sum(bool(one.overflowing) for one in encoded.encodings)
+    return found, truncated
+
+
+def load_text(spec: EncoderSpec) -> tuple[Any, Any, dict[str, Any], torch.nn.Module]:
+    """Tokenizer, config, the config's file as it stands, and the model, in evaluation mode.
+
+    Raises:
+        ModelError: it cannot be found, or its parts do not fit together.
+    """
+    with _explained(spec.model):
+        return _load(spec)
 
 
 def _load(spec: EncoderSpec) -> tuple[Any, Any, dict[str, Any], torch.nn.Module]:
@@ -183,15 +200,16 @@ def _load_from(spec: EncoderSpec, local_files_only: bool) -> tuple[Any, Any, dic
             torch.manual_seed(spec.random_init)
             model = AutoModel.from_config(config)
     else:
-        model, report = AutoModel.from_pretrained(
-            spec.model,
-            config=config,
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            local_files_only=local_files_only,
-            trust_remote_code=False,
-        )
+        with torch.random.fork_rng(devices=[]):  # what the checkpoint lacks, such as a pooler, is drawn
+            model, report = AutoModel.from_pretrained(
+                spec.model,
+                config=config,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                local_files_only=local_files_only,
+                trust_remote_code=False,
+            )
         _refuse_partial(spec.model, report)
     if hasattr(model, "pooler"):
         model.pooler = None  # heads take the hidden states; many checkpoints do not even hold it
@@ -259,7 +277,8 @@ def _files(model: str) -> tuple[Path, ...]:
     return (folder.absolute(), *sorted(path.absolute() for path in folder.iterdir() if path.is_file()), *extra)
 
 
-def _max_length(spec: EncoderSpec, tokenizer: Any, config: Any) -> int:
+def longest_text(spec: EncoderSpec, tokenizer: Any, config: Any) -> int:
+    """The most tokens that a text keeps. Raises UsageError where the spec asks for more than the model takes."""
     positions = int(getattr(config, "max_position_embeddings", 512))
     if config.model_type in ("roberta", "xlm-roberta", "camembert", "longformer"):
         positions -= int(config.pad_token_id) + 1  # their positions start behind the padding index
@@ -303,7 +322,7 @@ class WordPieces:
         spec = EncoderSpec("text", model, max_length=max_length)
         with _explained(model):
             self._tokenizer, config, _ = _from_here_or_hub(spec, _load_tokenizer)
-        self._max_length = _max_length(spec, self._tokenizer, config)
+        self._max_length = longest_text(spec, self._tokenizer, config)
         self.files = _files(spec.model)
         self.fields = {
             "tokenizer": _tokenizer_digest(self._tokenizer),

@@ -1,0 +1,1 @@
+"""Encoders tuned end to end, together with a head that is handed in."""
