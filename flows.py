@@ -59,15 +59,15 @@ def ablate_table(
     store: Path, name: str | None, modalities: Sequence[str] | None, settings: Settings, options: Mapping[str, Any]
 ) -> Ablated:
     """Compares heads on a data set of the store; the report shows its texts and pictures from where they lie."""
-    from cache import load
+    from cache import load_data_set
     from fuse import Asked, ablate
 
-    table = load(store, name, modalities, check=True)
+    data = load_data_set(store, name, modalities, check=True)
     asked = Asked(str(store), typed_command())
-    out, jobs, show = options.get("out"), options.get("jobs"), shown_from(lambda: table.view, options.get("data"))
+    out, jobs, show = options.get("out"), options.get("jobs"), shown_from(lambda: data.view, options.get("data"))
     root = options.get("root", Path("runs"))
     return with_bars(
-        lambda bars: ablate(table, settings, asked, out=out, root=root, jobs=jobs, show=show, progress=bars)
+        lambda bars: ablate(data, settings, asked, out=out, root=root, jobs=jobs, show=show, progress=bars)
     )
 
 
@@ -90,7 +90,8 @@ def view_of_run(folder: Path) -> View:
     from fuse import read_summary
 
     summary = read_summary(folder)
-    return read_view(FeatureStore(summary["provenance"]["store"]), summary["data"]["name"])
+    data = summary["data"]
+    return read_view(FeatureStore(summary["provenance"]["store"]), data.get("view", data["name"]))
 
 
 def demo_extract(data: Path, text_model: Path, store: Path, seed: int) -> list[str]:

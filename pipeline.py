@@ -124,16 +124,16 @@ def extract(data: str, store: Path, name: str | None, as_json: bool, **options: 
 @json_option
 def fuse(head: str, store: Path, name: str | None, modalities: str | None, as_json: bool, **options: Any) -> None:
     """Train one head on cached features, judge it on rows that it did not see, and save it."""
-    from cache import load
+    from cache import load_data_set
     from fuse import judge
 
     if head == "list":
         _list_heads(as_json)
         return
-    table = load(store, name, parse_modalities(modalities), check=True)
+    data = load_data_set(store, name, parse_modalities(modalities), check=True)
     params = parse_assignments(options.pop("assignments"))
-    judged = with_bars(lambda bars: judge(table, head, params, store=store, progress=bars, **options))
-    text = _fuse_text(head, table.name, judged)
+    judged = with_bars(lambda bars: judge(data, head, params, store=store, progress=bars, **options))
+    text = _fuse_text(head, data.name, judged)
     finish(as_json, {**judged.metrics, "out": str(judged.folder)}, [text, f"run: {judged.folder}"])
 
 

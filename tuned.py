@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cache import DataError, FeatureStore, UsageError, listing
-
-fold_view_name = "{}.fold{}".format  # for now
+from cache import DataError, FeatureStore, UsageError, fold_view_name, listing
 from console import chosen_specs, finish, how_to_run, parse_modalities, tuning_wanted, with_bars
 from tuning import TUNED_FILE, finetuned, read_json, specs_in
 
@@ -129,7 +128,7 @@ def encode_tuned(manifest: Manifest, name: str, store: Path, as_json: bool, opti
     for view in views_of(run, manifest, name, chosen, store):
         begun = time.perf_counter()
         settings = Settings(store, view.name, view.specs, **how_to_run(options))
-        done = with_bars(lambda bars, view=view, settings=settings: extract(view.manifest, settings, bars))
+        done = with_bars(partial(extract, view.manifest, settings))
         lines += extraction_lines(view.manifest, done, store, time.perf_counter() - begun)
         results.append(extraction_result(done, store, 0.0, time.perf_counter() - begun) | {"name": view.name})
         failed = failed or bool(done.failed_ids)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cache import (
+    CrossFitted,
     DataError,
     FeatureStore,
     FeatureTable,
@@ -144,7 +145,11 @@ class Finetuning:
                 f"{table.name} gives splits, so that there is nothing to cross-fit; leave out --cross-fit, or the "
                 "split column by --columns split="
             )
-        if len(protocol.judged) == 1 or wanted.cross_fit:
+        if wanted.cross_fit:
+            own = tuple(replace(fold, table=number) for number, fold in enumerate(protocol.judged))
+            said = f"{wanted.folds} tunings, each judged on the fold that it did not see; {protocol.description}"
+            return replace(protocol, name=f"cross-fit-{wanted.folds}-fold", description=said, judged=own)
+        if len(protocol.judged) == 1:
             return protocol
         said = f"the first of {wanted.folds} folds over {len(table)} rows is judged, the others train"
         return replace(protocol, name=f"hold-out-1-of-{wanted.folds}", description=said, judged=protocol.judged[:1])
@@ -225,30 +230,31 @@ class Finetuning:
         from fuse import load, predicted, summarise, targets, task_for, write_run
 
         parts: list[Predictions] = []
-        tables, also, tuned = [], [], []
+        tables, models, also, tuned = [], [], [], []
+        wanted = self._wanted
         for fold in protocol.judged:
             held = read_json(own[fold.name] / TUNED_FILE)
             table, model = self._encoded(self._specs(own[fold.name], held)), load(own[fold.name] / MODEL)
             y = targets(table, task_for(model))
             parts.append(predicted(model, table, y, fold))
             also += [predicted(model, table, y, one) for one in protocol.also]
-            tables.append((table, model))
+            tables.append(table)
+            models.append(model)
             tuned.append(held)
-        table, model = tables[0]
-        evaluation = summarise(parts, also, model)
-        wanted = self._wanted
+        data = CrossFitted(self._name, tuple(tables)) if wanted.cross_fit else tables[0]
+        evaluation = summarise(parts, also, models[0])
         settings = {
             "head": wanted.head,
             "params": dict(wanted.params),
             "seed": wanted.tuning.seed,
             "folds": wanted.folds,
             "store": str(wanted.store),
-            "task": task_for(model),
+            "task": task_for(models[0]),
             "finetuned": list(wanted.tune),
             "cross_fit": wanted.cross_fit,
             "tuning": asdict(wanted.tuning),
         }
-        metrics = write_run(folder, table, evaluation, protocol, settings)
+        metrics = write_run(folder, data, evaluation, protocol, settings)
         return Finetuned(folder, metrics, evaluation, protocol.description, tuned)
 
     def _specs(self, folder: Path, held: Mapping[str, Any]) -> list[EncoderSpec]:

@@ -15,9 +15,11 @@ from cache.errors import (
 )
 from cache.export import export_table
 from cache.files import remove, replacing, write_json
+from cache.folds import CrossFitted, DataSet, load_data_set, load_folds, tables_of
 from cache.groups import joined_groups
 from cache.key import NO_ITEM, EncoderKey, canonical_json, digest, item_key, pack_items, unpack_items
 from cache.merge import merge_stores
+from cache.names import fold_view_name
 from cache.plan import Plan, plan_extraction
 from cache.progress import Progress, silent
 from cache.ragged import Ragged, Values, join_items, take_items
@@ -39,7 +41,9 @@ __all__ = [
     "Batch",
     "Block",
     "CacheIncomplete",
+    "CrossFitted",
     "DataError",
+    "DataSet",
     "DeviceError",
     "EncoderKey",
     "EncoderStore",
@@ -66,12 +70,15 @@ __all__ = [
     "digest",
     "export_table",
     "finding_lines",
+    "fold_view_name",
     "is_written",
     "item_key",
     "join_items",
     "joined_groups",
     "listing",
     "load",
+    "load_data_set",
+    "load_folds",
     "merge_stores",
     "pack_items",
     "placed",
@@ -85,6 +92,7 @@ __all__ = [
     "status_of",
     "store_lines",
     "table_of",
+    "tables_of",
     "take_items",
     "unpack_items",
     "verify_store",

@@ -10,6 +10,7 @@ import numpy as np
 
 from cache.find import find_rows
 from cache.key import pack_items
+from cache.names import families_in, fold_view_name
 from cache.schema import FAILED, MISSING
 from cache.store import EncoderStore, FeatureStore
 from cache.view import Block, read_view
@@ -42,7 +43,7 @@ def store_lines(content: Mapping[str, Any]) -> list[str]:
 
 
 def status_of(store: FeatureStore, name: str | None = None) -> dict[str, Any]:
-    """How far each data set is: that of `name`, or all.
+    """How far each data set is: that of `name`, or all. Of a cross-fitted one, how far each of its views is.
 
     Returns:
         `data_sets`: of each `name`, `finished`, `rows`, `labelled`, and by modality `encoder`, `missing` (samples
@@ -55,12 +56,11 @@ def status_of(store: FeatureStore, name: str | None = None) -> dict[str, Any]:
     """
     store.check()
     names = sorted({*store.names(), *store.pending()})
-    if not names or (name is not None and name not in names):
-        name = store.choose(name)  # explains what there is
-    return {
-        "store": str(store.root),
-        "data_sets": [_status(store, one) for one in names if name in (None, one)],
-    }
+    wanted = names if name is None else [one for one in names if one == name]
+    if not wanted:
+        name = store.choose(name)  # explains what there is; what it lets pass is a cross-fitted data set
+        wanted = [fold_view_name(name, fold) for fold in families_in(names)[name]]
+    return {"store": str(store.root), "data_sets": [_status(store, one) for one in wanted]}
 
 
 def _status(store: FeatureStore, name: str) -> dict[str, Any]:

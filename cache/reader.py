@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cache.errors import StoreDamaged
 from cache.ragged import Values, take_rows
-from cache.segment import Extent, Segment, check_segment
+from cache.segment import Extent, Segment
 from cache.store import FeatureStore
 from cache.view import Block, placed, refresh
 
@@ -54,10 +55,10 @@ class BlockReader:
         """The type in which vectors are stored; float32 where there are none."""
         return self._segments[0].dtype(self.block.output) if self._segments else np.dtype(np.float32)
 
-    def check(self) -> None:
-        """Reads every byte of the segments; raises StoreDamaged unless all are as written."""
-        for segment in self._segments:
-            check_segment(segment.path)
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files in which the vectors lie."""
+        return tuple(segment.path for segment in self._segments)
 
     def consecutive(self, samples: np.ndarray) -> np.ndarray | None:
         """The map itself, `(len(samples), D)`, where all rows follow each other in one segment, else None."""

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from cache.batches import plan_paths, read_batches
-from cache.errors import CacheIncomplete, StoreDamaged, StoreError, listing
+from cache.errors import CacheIncomplete, StoreDamaged, StoreError, UsageError
 from cache.files import remove, replacing, write_json
 from cache.key import EncoderKey, canonical_json, pack_items, unpack_items
+from cache.names import choose_name, families_in, fold_view_name
 from cache.schema import DAMAGED_SUFFIX, FAILURES_FILE, KEY_FILE, KEY_SCHEMA, PENDING_SUFFIX, VIEW_SUFFIX
 from cache.segment import PART_BYTES, Segment, check_segment, is_segment, merge_segments, read_segment
 
@@ -361,18 +362,20 @@ class FeatureStore:
         return [path.name.removesuffix(suffix) for path in paths if not path.name.startswith(".")]
 
     def choose(self, name: str | None) -> str:
-        """The data set `name`, or the only one there is.
+        """The data set `name`, or the only one there is; errors as `choose_name`."""
+        return choose_name(name, self.names(), self.root)
+
+    def choose_view(self, name: str | None) -> str:
+        """As `choose`, where one view is needed: of a cross-fitted data set it must be told which.
 
         Raises:
-            CacheIncomplete: there is none of that name, none at all, or several to choose from.
+            UsageError: the data set is a cross-fitted one.
         """
-        names = self.names()
-        if name is None and len(names) == 1:
-            return names[0]
-        if name is None and names:
-            raise CacheIncomplete(f"{self.root} holds several data sets; choose one by --name: {listing(names)}")
-        if name is None or name not in names:
-            wanted = "a data set" if name is None else f"the data set {name!r}"
-            held = f"holds {listing(names)}" if names else "holds none"
-            raise CacheIncomplete(f"looked for {wanted} in the store {self.root}, which {held}; run extract first")
+        name = self.choose(name)
+        folds = families_in(self.names()).get(name)
+        if folds:
+            raise UsageError(
+                f"{name} is a cross-fitted data set of {len(folds)} views, and here one table is needed: give one of "
+                f"them by name, such as {fold_view_name(name, folds[0])}; cache.load_folds opens all"
+            )
         return name

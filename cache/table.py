@@ -13,6 +13,7 @@ from cache.errors import CacheIncomplete, DataError, UsageError, listing
 from cache.ragged import Ragged, offsets_of
 from cache.reader import BlockReader
 from cache.schema import TOKENS
+from cache.segment import check_segment
 from cache.store import FeatureStore
 from cache.view import Block, View, read_view
 
@@ -78,6 +79,16 @@ class FeatureTable:
     def view(self) -> View:
         """The whole data set's view: provenance, encoder keys, digest."""
         return self._view
+
+    @property
+    def digest(self) -> str:
+        """Digest of what the whole data set says: ids, labels, splits, groups and content."""
+        return self._view.digest
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold the vectors."""
+        return tuple(path for modality in self._modalities for path in self._readers[modality].paths)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -218,9 +229,33 @@ def table_of(
     table = FeatureTable(current, readers, np.arange(len(view)), list(view.blocks))
     table = table if modalities is None else table.select(modalities)
     if check:
-        for modality in table.modalities:
-            readers[modality].check()
+        check_tables([table])
     return table
+
+
+def check_tables(tables: Sequence[FeatureTable]) -> None:
+    """Reads every byte of the files that hold the tables' vectors; a file that several have in common once.
+
+    Raises:
+        StoreDamaged: a file is not what was written.
+    """
+    for path in dict.fromkeys(path for table in tables for path in table.files):
+        check_segment(path)
+
+
+def open_views(
+    store: FeatureStore, names: Sequence[str], modalities: Sequence[str] | None = None, check: bool = False
+) -> list[FeatureTable]:
+    """The tables of some views by their names; arguments and errors as `load`."""
+    try:
+        tables = [table_of(store, read_view(store, name), modalities) for name in names]
+        if check:
+            check_tables(tables)
+    except FileNotFoundError as error:
+        if isinstance(error, CacheIncomplete):
+            raise
+        raise CacheIncomplete(f"{error.filename} vanished while it was read; run extract again") from error
+    return tables
 
 
 def load(
@@ -241,13 +276,7 @@ def load(
     Raises:
         CacheIncomplete: no such data set, or vectors of it are gone from the store.
         StoreDamaged: a file of it is not what was written.
-        UsageError: the data set lacks one of the modalities.
+        UsageError: the data set lacks one of the modalities, or is a cross-fitted one (see `load_folds`).
     """
     opened = FeatureStore(store)
-    name = opened.choose(name)
-    try:
-        return table_of(opened, read_view(opened, name), modalities, check)
-    except FileNotFoundError as error:
-        if isinstance(error, CacheIncomplete):
-            raise
-        raise CacheIncomplete(f"{error.filename} vanished while it was read; run extract again") from error
+    return open_views(opened, [opened.choose_view(name)], modalities, check)[0]

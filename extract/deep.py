@@ -63,7 +63,7 @@ def verify_by_encoding(
         ModelError: an encoder is not to be had any more, or is another one now.
     """
     opened = FeatureStore(store)
-    name = opened.choose(name)
+    name = opened.choose_view(name)
     view = read_view(opened, name)
     manifest = read_manifest(data or view.source["data"], view.source["layout"], view.source.get("columns"))
     result: dict[str, Any] = {"name": name, "rows": 0, "changed": 0, "largest_difference": 0.0, "findings": []}

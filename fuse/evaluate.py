@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 
-from cache import FeatureTable, Progress, silent
+from cache import DataSet, FeatureTable, Progress, silent, tables_of
 from fuse.estimators import FusionClassifier, FusionHead, FusionRegressor
 from fuse.inputs import Inputs
 from fuse.metrics import classification_metrics, regression_metrics
@@ -45,30 +45,31 @@ class Evaluation:
     model: FusionHead
 
 
-def evaluate(head: FusionHead, table: FeatureTable, protocol: Protocol, progress: Progress = silent) -> Evaluation:
+def evaluate(head: FusionHead, data: DataSet, protocol: Protocol, progress: Progress = silent) -> Evaluation:
     """Fits a clone of `head` a fold and judges it on the rows that it did not see.
 
     The model that is kept was fitted on the training split where the data gives one, else on
-    all rows of `table`.
+    all rows of `data`. Of a cross-fitted data set it is that of fold 0: no encoders have seen all rows.
 
     Args:
         head: a classifier or a regressor; not fitted itself.
-        table: labelled rows only.
-        protocol: of the same table.
+        data: labelled rows only.
+        protocol: of the same data.
         progress: told after each fit.
     """
     rounds = [*protocol.judged, *protocol.also]
-    kfold = len(protocol.judged) > 1
-    total = len({id(fold.train) for fold in rounds}) + kfold
+    total = len({id(fold.train) for fold in rounds}) + protocol.refitted
     models: dict[int, FusionHead] = {}
-    y, parts = targets(table, task_for(head)), []
+    tables = tables_of(data)
+    y, parts = targets(tables[0], task_for(head)), []
     for fold in rounds:
+        table = tables[fold.table]
         if id(fold.train) not in models:
             models[id(fold.train)] = clone(head).fit(table[fold.train], y[fold.train])
             progress("fit", len(models), total)
         parts.append(predicted(models[id(fold.train)], table, y, fold))
-    if kfold:
-        model = clone(head).fit(table, y)
+    if protocol.refitted:
+        model = clone(head).fit(tables[0], y)
         progress("fit", total, total)
     else:
         model = models[id(protocol.judged[0].train)]

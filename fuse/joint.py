@@ -19,6 +19,9 @@ from fuse.training import Batch, Loss, Trained, built
 if TYPE_CHECKING:
     from fuse.estimators import FusionHead
 
+LEAST_SCALE = 0.01
+"""No column of an encoder that learns is scaled up by more than the inverse of it, beside the median column."""
+
 Given = tuple[Tensor, Tensor]
 """What an encoder gives for a batch: vectors `(b, D)` and `bool (b,)`, or tokens `(b, T, D)` and `bool (b, T)`."""
 
@@ -29,7 +32,7 @@ class Joint(nn.Module):
     It is the very network that `head.fit` would train on cached features, with the same scales,
     initial weights and loss, so that with encoders that do not learn both trainings are one. Scales
     are those of the features as they are before the encoders learn. Modalities whose encoders do not
-    learn are read from the table.
+    learn are read from the table. Of encoders that learn, columns that hardly vary are not scaled up.
 
     Args:
         head: not fitted; one that is trained by gradient, in one training.
@@ -62,6 +65,7 @@ class Joint(nn.Module):
         self._head._check_parameters()
         self.seed = self._head._drawn_seed()
         self._head._begin(inputs, weight)
+        self._spare_dead_columns([name for name in table.modalities if name in tuned], inputs.columns())
         self.learning_rate, self.weight_decay = float(self._head.learning_rate), float(self._head.weight_decay)
         self.by_token = tuple(getattr(head, "read_by_token_", ()))
         self.model = built(self._head._model, self.seed)
@@ -76,6 +80,19 @@ class Joint(nn.Module):
         shares[train] = weight / weight.mean()
         self._weight = torch.as_tensor(shares, dtype=torch.float32).to(device)
         self._target = self._targets(y).to(device)
+
+    def _spare_dead_columns(self, tuned: Sequence[str], columns: Mapping[str, slice]) -> None:
+        """Bounds scales from below: an encoder that learns may wake a column that was all but constant.
+
+        Standardised by what it was, its gradient would be infinite: MiniLM has columns that vary by 1e-32.
+        """
+        scaler = self._head.scaler_
+        scaler.scale_, scaler.token_scale_ = scaler.scale_.copy(), dict(scaler.token_scale_)
+        for name in tuned:
+            if name in scaler.token_scale_:
+                scaler.token_scale_[name] = _bounded(scaler.token_scale_[name])
+            else:
+                scaler.scale_[columns[name]] = _bounded(scaler.scale_[columns[name]])
 
     def _scales(self, name: str, columns: Mapping[str, slice], device: str) -> tuple[Tensor, Tensor]:
         scaler = self._head.scaler_
@@ -131,6 +148,10 @@ class Joint(nn.Module):
         trained = Trained(as_arrays(self.model.state_dict()), len(losses), np.array(losses).reshape(-1, 2))
         self._head._keep(trained)
         return self._head
+
+
+def _bounded(scale: np.ndarray) -> np.ndarray:
+    return np.maximum(scale, LEAST_SCALE * np.median(scale))
 
 
 def _checked(head: FusionHead) -> GradientHead:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cache import NO_ITEM, Block, DataError, FeatureTable, listing, unpack_items
+from cache import NO_ITEM, Block, DataError, DataSet, FeatureTable, listing, tables_of, unpack_items
 from fuse.splits import Fold
 
 TUNED_ON = "tuned_on"
@@ -159,22 +159,27 @@ def tuned_rows(table: FeatureTable, modality: str) -> np.ndarray:
     return np.array([name in hit for name in table.ids.tolist()], dtype=bool)
 
 
-def refuse_tuned(table: FeatureTable, folds: Sequence[Fold]) -> None:
+def refuse_tuned(data: DataSet, folds: Sequence[Fold]) -> None:
     """Refuses folds whose test rows tuned an encoder: it has seen their labels, and so has each of its vectors.
 
     One modality is enough, whether the encoders were tuned one by one or jointly. Modalities that the table
-    leaves out do not count.
+    leaves out do not count. A fold of a cross-fitted data set answers for the encoders of its own table.
 
     Raises:
         DataError: names the modality, the rows, and the way out.
     """
+    for number, table in enumerate(tables_of(data)):
+        _refuse_tuned_of(table, [fold for fold in folds if fold.table == number])
+
+
+def _refuse_tuned_of(table: FeatureTable, folds: Sequence[Fold]) -> None:
     tested = np.zeros(len(table), dtype=bool)
     for fold in folds:
         tested[fold.test] = True
     for modality in table.modalities:
         seen = tuned_rows(table, modality) & tested
         if seen.any():
-            names = listing([fold.name for fold in folds if seen[fold.test].any()])
+            names = listing(list(dict.fromkeys(fold.name for fold in folds if seen[fold.test].any())))
             data = table.view.blocks[modality].spec[TUNED_ON].get("data", "unnamed data")
             raise DataError(
                 f"{int(seen.sum())} of {int(tested.sum())} test rows of {table.name} (fold {names}) tuned the "

@@ -12,7 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cache import FeatureTable, PipelineError, Progress, StoreError, UsageError, silent, write_json
+from cache import (
+    DataSet,
+    FeatureTable,
+    PipelineError,
+    Progress,
+    StoreError,
+    UsageError,
+    silent,
+    tables_of,
+    write_json,
+)
 from fuse.bundle import RUN_SCHEMA
 from fuse.bundle import load as load_bundle
 from fuse.bundle import save as save_bundle
@@ -52,7 +62,7 @@ class Judged:
 
 
 def run_head(
-    table: FeatureTable,
+    data: DataSet,
     head: str,
     params: Mapping[str, Any] | None = None,
     *,
@@ -64,19 +74,19 @@ def run_head(
     """Judges one head on the labelled rows of a data set.
 
     Args:
-        table: features; rows without a label are left out.
+        data: features; rows without a label are left out.
         head: a name of `HEADS`.
         params: parameters of the head.
         task: classification or regression; None goes by the labels, see `task_of`.
-        seed: of the folds and of the head's initial weights.
+        seed: of the folds, where the data gives none, and of the head's initial weights.
         folds: K where the data gives no splits.
 
     Raises:
         DataError: no labelled rows, or labels and splits that do not fit, see `protocol_for`.
         UsageError: unknown head or parameters.
     """
-    labelled = table[table.labelled]
-    task = task_of(labelled.y, task)
+    labelled: DataSet = data[data.labelled]
+    task = task_of(tables_of(labelled)[0].y, task)
     chosen = head_for(head, task, params or {}, seed)
     protocol = protocol_for(labelled, folds, seed, task)
     refuse_tuned(labelled, [*protocol.judged, *protocol.also])
@@ -97,13 +107,12 @@ def head_for(name: str, task: str, params: Mapping[str, Any], seed: int) -> Fusi
 
 
 def judge(
-    table: FeatureTable,
+    data: DataSet,
     head: str,
     params: Mapping[str, Any] | None = None,
     *,
     store: Path,
     out: Path | None = None,
-    root: Path = Path("runs"),
     task: str | None = None,
     seed: int = 0,
     folds: int = 5,
@@ -112,21 +121,21 @@ def judge(
     """Judges one head on the modalities that it reads, and writes its run.
 
     Args:
-        table, head, params, task, seed, folds: as in `run_head`.
-        store: where the table comes from, for the record.
-        out: folder of the run; None makes a new one under `root`.
+        data, head, params, task, seed, folds: as in `run_head`.
+        store: where the data comes from, for the record.
+        out: folder of the run; None makes a new one under `runs`.
 
     Raises:
         UsageError: `out` holds a run already; see also `run_head`.
     """
     if out is not None:
         check_free(out)
-    table = table.select(modalities_of(head, params or {}, table.modalities))
-    evaluation, protocol = run_head(table, head, params, task=task, seed=seed, folds=folds, progress=progress)
-    folder = out or new_folder(f"{table.name}-{head}", root)
+    data = data.select(modalities_of(head, params or {}, data.modalities))
+    evaluation, protocol = run_head(data, head, params, task=task, seed=seed, folds=folds, progress=progress)
+    folder = out or new_folder(f"{data.name}-{head}")
     settings = {"head": head, "params": dict(params or {}), "seed": seed, "folds": folds, "store": str(store)}
     settings["task"] = task_for(evaluation.model)
-    metrics = write_run(folder, table, evaluation, protocol, settings)
+    metrics = write_run(folder, data, evaluation, protocol, settings)
     return Judged(folder, evaluation, protocol, metrics)
 
 
@@ -169,9 +178,12 @@ def new_folder(name: str, root: Path = Path("runs")) -> Path:
 
 
 def write_run(
-    folder: Path, table: FeatureTable, evaluation: Evaluation, protocol: Protocol, settings: Mapping[str, Any]
+    folder: Path, data: DataSet, evaluation: Evaluation, protocol: Protocol, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Writes `metrics.json`, `predictions.csv`, `model/` and, when all is there, `run.json`.
+
+    The encoders that `run.json` names, by which `predict` goes, are those of the model: of a cross-fitted data set
+    those of fold 0.
 
     Args:
         settings: at least `head`, `seed` and `store`; kept as they are.
@@ -184,9 +196,11 @@ def write_run(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"cannot make {folder}: {error.strerror}; choose another --out") from error
+    table = tables_of(data)[0]
     metrics = {
         **evaluation.metrics,
         "protocol": protocol.name,
+        "model": protocol.model,
         "task": task_for(evaluation.model),
         "head": settings["head"],
         "modalities": list(table.modalities),
@@ -202,9 +216,10 @@ def write_run(
             "schema": RUN_SCHEMA,
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "settings": dict(settings),
-            "data": table.name,
-            "data_digest": table.view.digest,
+            "data": data.name,
+            "data_digest": data.digest,
             "protocol": protocol.description,
+            "model": protocol.model,
             "classes": list(table.classes),
             "encoders": {
                 name: {key: getattr(blocks[name], key) for key in ("encoder", "output", "dim", "spec")}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
-from cache import DataError, FeatureTable, UsageError, listing
+from cache import CrossFitted, DataError, DataSet, FeatureTable, UsageError, listing
 from fuse.task import CLASSIFICATION
 
 SPLITS = {
@@ -23,14 +23,21 @@ SPLITS = {
 }
 """Names of splits as data sets give them, and what they mean."""
 
+OF_FOLD_0 = "of fold 0 of a cross-fitted data set, with the encoders of fold 0, fitted to its training rows"
+"""In words, the model that is kept where no encoders have seen all rows."""
+
 
 @dataclass(frozen=True)
 class Fold:
-    """Row numbers of one round: fitted on `train`, judged on `test`."""
+    """Row numbers of one round: fitted on `train`, judged on `test`.
+
+    `table` is the number of the table that both are done on; only a cross-fitted data set has more than one.
+    """
 
     name: str
     train: np.ndarray
     test: np.ndarray
+    table: int = 0
 
 
 @dataclass(frozen=True)
@@ -46,9 +53,28 @@ class Protocol:
     judged: tuple[Fold, ...]
     also: tuple[Fold, ...] = ()
 
+    @property
+    def cross_fitted(self) -> bool:
+        """Whether each fold has a table of its own."""
+        return any(fold.table for fold in self.judged)
 
-def protocol_for(table: FeatureTable, folds: int = 5, seed: int = 0, task: str = CLASSIFICATION) -> Protocol:
+    @property
+    def refitted(self) -> bool:
+        """Whether the model that is kept is one more, fitted to all rows; else it is that of the first fold."""
+        return len(self.judged) > 1 and not self.cross_fitted
+
+    @property
+    def model(self) -> str:
+        """In words, what the model that is kept was fitted to."""
+        if self.cross_fitted:
+            return OF_FOLD_0
+        return "fitted to all labelled rows" if self.refitted else "fitted to the training rows"
+
+
+def protocol_for(table: DataSet, folds: int = 5, seed: int = 0, task: str = CLASSIFICATION) -> Protocol:
     """The splits of the data where it gives a labelled test or validation part; else K folds.
+
+    A cross-fitted data set brings its own folds.
 
     Args:
         table: labelled rows only.
@@ -60,6 +86,8 @@ def protocol_for(table: FeatureTable, folds: int = 5, seed: int = 0, task: str =
         DataError: rows without a split or of an unknown one, labels that training lacks, a class
             with fewer groups than folds, or a single class.
     """
+    if isinstance(table, CrossFitted):
+        return _cross_fit(table, task)
     if task == CLASSIFICATION and len(table.classes) < 2:
         raise DataError(
             f"{table.name} has {len(table)} labelled rows of one class ({listing(table.classes)}); "
@@ -81,6 +109,24 @@ def protocol_for(table: FeatureTable, folds: int = 5, seed: int = 0, task: str =
     parts = [f"{int((splits == part).sum())} {part}" for part in ("train", "valid", "test") if part in splits]
     description = f"the data's own splits: {', '.join(parts)} rows; judged on {judged}"
     return Protocol(f"train-{judged}", description, (rounds[0],), tuple(also))
+
+
+def _cross_fit(data: CrossFitted, task: str) -> Protocol:
+    """Each fold is judged on the table whose encoders never saw it."""
+    rounds = []
+    for number, table in enumerate(data.tables):
+        if set(table.split) != {"train", "test"}:
+            raise DataError(
+                f"{table.name} has the splits {listing(sorted(set(table.split))) or 'none'} on these rows; a fold of "
+                f"the cross-fitted data set {data.name} needs rows of train and of test: take all labelled rows"
+            )
+        rounds.append(replace(protocol_for(table, task=task).judged[0], name=str(number), table=number))
+    description = (
+        f"cross-fitted {len(rounds)}-fold over {len(data)} rows: encoders and heads saw no row that they judge"
+    )
+    return Protocol(
+        f"cross-fit-{len(rounds)}-fold", f"{description}; the model that is kept is {OF_FOLD_0}", tuple(rounds)
+    )
 
 
 def _splits(table: FeatureTable) -> np.ndarray:

@@ -49,11 +49,12 @@ def look(done: Done, cell: Cell, rounds: Sequence[Round], fits: Mapping[str, Fit
     asked = [(round_, fits[round_.fold.name].about["params"]) for round_ in rounds]
     count = min(jobs or joblib.cpu_count(), len(asked)) if settings.device == "cpu" else 1
     if count == 1:
-        return [_look(data, settings, cell, round_, params, folder) for round_, params in asked]
+        return [_look(data.of(round_.fold), settings, cell, round_, params, folder) for round_, params in asked]
     with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
         run = joblib.Parallel(n_jobs=count)
         found: list[Fit] = run(
-            joblib.delayed(_look)(data, settings, cell, round_, params, folder) for round_, params in asked
+            joblib.delayed(_look)(data.of(round_.fold), settings, cell, round_, params, folder)
+            for round_, params in asked
         )
     return found
 

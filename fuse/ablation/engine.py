@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from cache import (
     DataError,
+    DataSet,
     FeatureTable,
     PipelineError,
     Progress,
@@ -23,6 +24,7 @@ from cache import (
     listing,
     replacing,
     silent,
+    tables_of,
     write_json,
 )
 from fuse.ablation.fits import Fits
@@ -71,19 +73,34 @@ class Done:
         return Results(rows, tuple(columns), self.data.table.modalities)
 
 
-def read_data(table: FeatureTable, task: str | None = None) -> Data:
-    """The labelled rows of a table in memory.
+def read_data(source: DataSet, task: str | None = None) -> Data:
+    """The labelled rows of a data set in memory; of a cross-fitted one each tuned modality K times, the others once.
 
     Raises:
         DataError: no labelled rows, numbers that are not finite, labels that do not fit the task.
     """
-    table = table[table.labelled]
-    if not len(table):
-        raise DataError(f"{table.name} has no labelled rows: see --columns label=...")
-    kind = task_of(table.y, task)
-    values = {name: _vectors(table, name) for name in table.modalities}
-    inputs = Inputs(values, table.masks, groups=table.groups)
-    return Data(table, inputs, targets(table, kind), table.classes if kind == CLASSIFICATION else (), kind)
+    source = source[source.labelled]
+    tables = tables_of(source)
+    if not len(source):
+        raise DataError(f"{source.name} has no labelled rows: see --columns label=...")
+    kind = task_of(tables[0].y, task)
+    y, classes = targets(tables[0], kind), tables[0].classes if kind == CLASSIFICATION else ()
+    parts: list[Data] = []
+    for table in tables:
+        values = {name: _shared(parts, table, name) for name in table.modalities}
+        parts.append(Data(table, Inputs(values, table.masks, groups=table.groups), y, classes, kind))
+    return parts[0] if len(parts) == 1 else replace(parts[0], source=source, folds=tuple(parts))
+
+
+def _shared(earlier: Sequence[Data], table: FeatureTable, modality: str) -> np.ndarray:
+    """Vectors of a modality; the very array of an earlier fold that has the same encoder."""
+    block = table.view.blocks[modality]
+    for part in earlier:
+        other = part.table.view.blocks[modality]
+        same = (other.encoder, other.output) == (block.encoder, block.output)
+        if same and np.array_equal(other.items, block.items) and np.array_equal(other.state, block.state):
+            return part.inputs.values[modality]
+    return _vectors(table, modality)
 
 
 def _vectors(table: FeatureTable, modality: str) -> np.ndarray:
@@ -103,7 +120,7 @@ Prepared = tuple[Plan, Mapping[tuple[Cell, int], Wanted]]
 
 def prepare(data: Data, settings: Settings) -> Prepared:
     """The plan and its fits; nothing is written, and whatever is wrong with the settings is raised."""
-    plan = plan_ablation(data.table, settings, data.task)
+    plan = plan_ablation(data.source, settings, data.task)
     return plan, wanted_fits(data, settings, plan)
 
 
@@ -181,12 +198,14 @@ def _worked(
     count = min(jobs or joblib.cpu_count(), max(len(tasks), 1)) if settings.device == "cpu" else 1
     if count == 1:
         for task in tasks:
-            yield task, run_task(data, settings, task, folder)
+            yield task, run_task(data.of(task.round.fold), settings, task, folder)
         return
     try:
         with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
             run = joblib.Parallel(n_jobs=count, return_as="generator_unordered", batch_size=1)
-            yield from run(joblib.delayed(_numbered_task)(data, settings, task, folder) for task in tasks)
+            yield from run(
+                joblib.delayed(_numbered_task)(data.of(task.round.fold), settings, task, folder) for task in tasks
+            )
     except TerminatedWorkerError as error:
         raise PipelineError(
             "a worker process ended, perhaps killed for want of memory; what was fitted is kept, run the same "
@@ -252,14 +271,14 @@ def open_folder(data: Data, settings: Settings, out: Path | None, root: Path) ->
     """
     state = {
         "schema": SCHEMA,
-        "data": data.table.name,
-        "data_digest": data.table.view.digest,
+        "data": data.source.name,
+        "data_digest": data.source.digest,
         "settings": json.loads(canonical_json(asdict(settings))),
     }
     if out is None:
         found = [path.parent for path in sorted(root.glob(f"*/{STATE_FILE}"))]
         going_on = [folder for folder in found if not (folder / RUN_FILE).exists() and _is_of(folder, state)]
-        folder = going_on[-1] if going_on else new_folder(f"{data.table.name}-ablation", root)
+        folder = going_on[-1] if going_on else new_folder(f"{data.source.name}-ablation", root)
     else:
         folder = out
         _refuse_other(folder, state)

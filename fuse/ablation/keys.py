@@ -19,21 +19,19 @@ SCHEMA = 1
 
 def wanted_fits(data: Data, settings: Settings, plan: Plan) -> dict[tuple[Cell, int], Wanted]:
     """Every fit of a plan, by cell and number of the round."""
-    blocks = data.table.view.blocks
-    common = {
-        "schema": SCHEMA,
-        "versions": versions(),
-        "task": data.task,
-        "data": data.table.view.digest,
-        "labelled": digest(data.table.ids.tobytes()),
-    }
+    common = {"schema": SCHEMA, "versions": versions(), "task": data.task}
+    # Named by the fold's own table, a fit of a cross-fitted data set is that of the fold's view alone, too.
+    tables = [
+        {"data": one.table.view.digest, "labelled": digest(one.table.ids.tobytes())} for one in data.folds or (data,)
+    ]
     rows = [digest(one.fold.train.tobytes(), one.fold.test.tobytes()) for one in plan.rounds]
     first = [one.seed == plan.rounds[0].seed for one in plan.rounds]
     found = {}
     for cell in plan.cells:
-        encoders = [[name, blocks[name].encoder, blocks[name].output] for name in cell.modalities]
-        own = common | {"cell": asdict(cell), "encoders": encoders}
         for number, round_ in enumerate(plan.rounds):
+            blocks = data.of(round_.fold).table.view.blocks
+            encoders = [[name, blocks[name].encoder, blocks[name].output] for name in cell.modalities]
+            own = common | tables[round_.fold.table] | {"cell": asdict(cell), "encoders": encoders}
             said, seeded = decided_by(data, settings, cell, round_)
             # A temperature takes a fit more: only the first repeat has them, and what is the same in all.
             again = not seeded and rows[number] in [one for one, early in zip(rows, first, strict=True) if early]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
-from cache import FeatureTable, UsageError, listing
+from cache import DataSet, FeatureTable, UsageError, listing, tables_of
 from fuse.estimators import FusionHead
 from fuse.gradient import check_device
 from fuse.head import Head
@@ -40,7 +40,7 @@ class Settings:
     Attributes:
         heads: names; None takes those of `COMMON` that fit the data, `("all",)` all that do.
         params: parameters by head.
-        seeds: one repeat each: of the folds, and of initial weights.
+        seeds: one repeat each: of the folds where the data gives none, and of initial weights.
         split_seed: one for the folds of all repeats; None gives each repeat folds of its own.
         folds: K where the data gives no splits.
         task: classification or regression; None goes by the labels.
@@ -94,21 +94,24 @@ class Plan:
     left_out: tuple[str, ...]
 
 
-def plan_ablation(table: FeatureTable, settings: Settings, task: str) -> Plan:
-    """Decides what is fitted to the labelled rows of a table.
+def plan_ablation(data: DataSet, settings: Settings, task: str) -> Plan:
+    """Decides what is fitted to the labelled rows of a data set.
+
+    Where it gives folds or splits, every seed repeats with the same ones.
 
     Raises:
         UsageError: an unknown head, one that cannot do what is asked for, or no seeds.
         DataError: see `protocol_for`.
     """
     _check(settings)
-    protocols = [_protocol(table, settings, task, seed) for seed in settings.seeds]
+    table = tables_of(data)[0]
+    protocols = [_protocol(data, settings, task, seed) for seed in settings.seeds]
     rounds = tuple(
         Round(seed, seed if settings.split_seed is None else settings.split_seed, fold)
         for seed, protocol in zip(settings.seeds, protocols, strict=True)
         for fold in protocol.judged
     )
-    refuse_tuned(table, [one.fold for one in rounds])
+    refuse_tuned(data, [one.fold for one in rounds])
     names, left_out = _heads(table, settings, task)
     subsets = _subsets(table.modalities)
     cells = [Cell(name, subset) for name in names for subset in subsets if _fits(table, settings, name, subset)]
@@ -144,8 +147,8 @@ def _check(settings: Settings) -> None:
     check_device(settings.device)
 
 
-def _protocol(table: FeatureTable, settings: Settings, task: str, seed: int) -> Protocol:
-    return protocol_for(table, settings.folds, seed if settings.split_seed is None else settings.split_seed, task)
+def _protocol(data: DataSet, settings: Settings, task: str, seed: int) -> Protocol:
+    return protocol_for(data, settings.folds, seed if settings.split_seed is None else settings.split_seed, task)
 
 
 def _heads(table: FeatureTable, settings: Settings, task: str) -> tuple[list[str], list[str]]:

@@ -95,9 +95,15 @@ class Column:
 
     @cached_property
     def by_fold(self) -> np.ndarray:
-        """Mean score of each fold of each seed, `(J,)`."""
+        """Mean score of each fold of each seed, `(J,)`; of folds that all seeds share, the mean over the seeds.
+
+        What is tested are differences between draws of the rows: repeats on the same draw are no more of them.
+        """
+        scores, folds = self.score, self.rows.fold
+        if (folds == folds[0]).all():
+            scores, folds = scores.mean(axis=0, keepdims=True), folds[:1]
         found = []
-        for score, fold in zip(self.score, self.rows.fold, strict=True):
+        for score, fold in zip(scores, folds, strict=True):
             found += [score[fold == number].mean() for number in np.unique(fold)]
         return np.array(found)
 

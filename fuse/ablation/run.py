@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cache import FeatureTable, Progress, canonical_json, silent, write_json
+from cache import Block, DataSet, Progress, canonical_json, silent, write_json
 from fuse.ablation.closer import closer_look, look
 from fuse.ablation.conclusions import conclusions
 from fuse.ablation.engine import FITS, STATE_FILE, Done, open_folder, prepare, read_data, run_ablation
@@ -40,7 +40,7 @@ class Asked:
 
 
 def ablate(
-    table: FeatureTable,
+    source: DataSet,
     settings: Settings,
     asked: Asked,
     *,
@@ -58,7 +58,7 @@ def ablate(
     what changed is fitted.
 
     Args:
-        table: features; rows without a label are left out.
+        source: features; rows without a label are left out.
         settings: what is compared.
         asked: for the record.
         out: folder; None goes on with an unfinished ablation of the same settings, or makes a new one
@@ -72,7 +72,7 @@ def ablate(
         DataError: labels, splits or vectors that cannot be used; rows that tuned their encoder.
     """
     started = time.perf_counter()
-    data = read_data(table, settings.task)
+    data = read_data(source, settings.task)
     prepared = prepare(data, settings)  # before a folder is touched
     folder = open_folder(data, settings, out, root)
     done = run_ablation(data, settings, folder, jobs, progress, prepared)
@@ -102,7 +102,7 @@ def _summary(done: Done, comparison: Comparison, asked: Asked, jobs: int | None,
             "description": plan.protocol.description,
             "folds": len(plan.protocol.judged),
             "seeds": list(done.settings.seeds),
-            "split_seeds": list(dict.fromkeys(one.split_seed for one in plan.rounds)),
+            "split_seeds": [*dict.fromkeys(one.split_seed for one in plan.rounds if not plan.protocol.cross_fitted)],
         },
         **compared(comparison),
         "closer": _closer(done, comparison, jobs),
@@ -118,14 +118,15 @@ def _summary(done: Done, comparison: Comparison, asked: Asked, jobs: int | None,
 def _data(data: Data) -> dict[str, Any]:
     table = data.table
     return {
-        "name": table.name,
+        "name": data.source.name,
+        "view": table.name,
         "rows": len(table),
         "classes": list(data.classes),
         "counts": {label: int((data.y == label).sum()) for label in data.classes},
         "modalities": list(table.modalities),
         "present": {name: int(mask.sum()) for name, mask in table.masks.items()},
         "kept_together": len(table) - len(np.unique(table.groups)),
-        "digest": table.view.digest,
+        "digest": data.source.digest,
     }
 
 
@@ -153,37 +154,46 @@ def _closer(done: Done, comparison: Comparison, jobs: int | None) -> dict[str, A
 
 
 def _near(done: Done) -> dict[str, Any]:
-    """By modality, rows that nearly repeat a row of another fold."""
+    """By modality, rows that nearly repeat a row of another fold; of tuned vectors those of fold 0 are compared."""
     data, table = done.data, done.data.table
     fold = np.full(len(table), -1)
     first = [one for one in done.plan.rounds if one.seed == done.plan.rounds[0].seed]
     for number, round_ in enumerate(first):
         fold[round_.fold.test] = number
+    of = {"vectors": "of fold 0"} if data.folds else {}
     return {
-        name: describe(near_duplicates(values, data.inputs.masks[name], table.groups), table.ids, fold)
+        name: {**describe(near_duplicates(values, data.inputs.masks[name], table.groups), table.ids, fold), **of}
         for name, values in data.inputs.values.items()
     }
 
 
 def _provenance(done: Done, asked: Asked) -> dict[str, Any]:
-    blocks = done.data.table.view.blocks
     return {
         **asdict(asked),
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "versions": versions(),
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
-        "encoders": {
-            name: {
-                "encoder": blocks[name].encoder,
-                "model": str(blocks[name].spec.get("model", "")),
-                "output": blocks[name].output,
-                "dim": blocks[name].dim,
-            }
-            for name in done.data.table.modalities
-        },
-        "data_digest": done.data.table.view.digest,
+        "encoders": _encoders(done.data),
+        "data_digest": done.data.source.digest,
         "settings": json.loads(canonical_json(asdict(done.settings))),
     }
+
+
+def _encoders(data: Data) -> dict[str, dict[str, Any]]:
+    """Encoders by modality; of a modality that folds have encoders of their own for, by modality and fold."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in data.table.modalities:
+        blocks = [part.table.view.blocks[name] for part in data.folds or (data,)]
+        if len({(block.encoder, block.output) for block in blocks}) == 1:
+            found[name] = _encoder(blocks[0])
+        else:
+            found |= {f"{name}, fold {number}": _encoder(block) for number, block in enumerate(blocks)}
+    return found
+
+
+def _encoder(block: Block) -> dict[str, Any]:
+    model = str(block.spec.get("model", ""))
+    return {"encoder": block.encoder, "model": model, "output": block.output, "dim": block.dim}
 
 
 def _write(done: Done, comparison: Comparison, summary: Mapping[str, Any], samples: Mapping[str, Shown]) -> None:
@@ -196,11 +206,14 @@ def _write(done: Done, comparison: Comparison, summary: Mapping[str, Any], sampl
 
 
 def _final(done: Done, best: Column) -> tuple[FusionHead, dict[str, Any]]:
-    """The best configuration fitted to all rows that may train it, and the settings that were chosen."""
+    """The best configuration fitted to all rows that may train it, and the settings that were chosen.
+
+    Of a cross-fitted data set these are the training rows of fold 0, on its table.
+    """
     data, settings, cell = done.data, done.settings, best.cell
     table = data.table.select(cell.modalities)
-    folds = done.plan.protocol.judged
-    rows = np.arange(len(table)) if len(folds) > 1 else folds[0].train
+    protocol = done.plan.protocol
+    rows = np.arange(len(table)) if protocol.refitted else protocol.judged[0].train
     seed = done.plan.rounds[0].seed
 
     def build(params: Mapping[str, Any]) -> FusionHead:
@@ -229,9 +242,9 @@ def _write_best(done: Done, best: Column, model: FusionHead, said: Mapping[str, 
     metrics = dict(best.metrics[0])
     metrics["majority_accuracy" if data.classes else "mean_mae"] = majority["accuracy" if data.classes else "mae"]
     first = [one for one in best.about if one["seed"] == rows.seeds[0]]
-    metrics["folds"] = [
-        {"fold": one["fold"], **{key: value for key, value in one["metrics"].items() if key != "per_class"}}
-        for one in first
+    metrics["folds"] = [  # by the plan's name: a fit that was taken over may have another there
+        {"fold": fold.name, **{key: value for key, value in one["metrics"].items() if key != "per_class"}}
+        for fold, one in zip(done.plan.protocol.judged, first, strict=True)
     ]
     metrics["chosen_from"] = len(done.keys)
     settings = {
@@ -243,4 +256,4 @@ def _write_best(done: Done, best: Column, model: FusionHead, said: Mapping[str, 
         "ablation": json.loads(canonical_json(asdict(done.settings))),
     }
     evaluation = Evaluation(predictions, metrics, majority, model)
-    write_run(done.folder, data.table.select(best.cell.modalities), evaluation, done.plan.protocol, settings)
+    write_run(done.folder, data.source.select(best.cell.modalities), evaluation, done.plan.protocol, settings)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from cache import FeatureTable, PipelineError
+from cache import DataSet, FeatureTable, PipelineError, tables_of
 from fuse.ablation.fits import Fit, Fits
 from fuse.ablation.plan import Cell, Round, Settings, make
 from fuse.ablation.search import candidates, search
@@ -24,20 +24,33 @@ from fuse.inputs import Inputs
 from fuse.memo import Memo
 from fuse.metrics import classification_metrics, regression_metrics
 from fuse.registry import HEADS
+from fuse.splits import Fold
 
 
 @dataclass(frozen=True)
 class Data:
     """The labelled rows, read once; arrays are shared with the workers.
 
-    `table` gives tokens to the heads that read them; `y` are labels, or numbers in regression.
+    `table` gives tokens to the heads that read them; `y` are labels, or numbers in regression. Of a cross-fitted
+    data set `folds` holds the same of each fold's table, `of` chooses among them, and `table` and `inputs` are those
+    of fold 0: for what all folds share, and for what one table must stand for.
     """
 
-    table: FeatureTable
+    source: DataSet
     inputs: Inputs
     y: np.ndarray
     classes: tuple[str, ...]
     task: str
+    folds: tuple[Data, ...] = ()
+
+    @property
+    def table(self) -> FeatureTable:
+        """The table; of a cross-fitted data set that of fold 0."""
+        return tables_of(self.source)[0]
+
+    def of(self, fold: Fold) -> Data:
+        """What a fold is fitted and judged on."""
+        return self.folds[fold.table] if self.folds else self
 
 
 @dataclass(frozen=True)
@@ -68,6 +81,12 @@ class Failed:
 
 def run_task(data: Data, settings: Settings, task: Task, folder: Path) -> list[Failed]:
     """Makes the fits of a task and keeps each as soon as it is made.
+
+    Args:
+        data: of the fold of the task, see `Data.of`.
+        settings: what is compared.
+        task: the fits.
+        folder: where they are kept.
 
     Returns:
         Those that could not be made, such as a head that this fold gives too little.

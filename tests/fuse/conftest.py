@@ -139,8 +139,8 @@ def _one_thread():
         yield
 
 
-def _write_block(store, modality, vectors, present, tokens=None):
-    key = cache.EncoderKey({"modality": modality, "architecture": "random", "schema": cache.KEY_SCHEMA})
+def _write_block(store, modality, vectors, present, tokens=None, architecture="random"):
+    key = cache.EncoderKey({"modality": modality, "architecture": architecture, "schema": cache.KEY_SCHEMA})
     encoder = store.encoder(key.digest)
     encoder.create(key)
     keys = [cache.item_key(f"{modality} {row}") if there else cache.NO_ITEM for row, there in enumerate(present)]

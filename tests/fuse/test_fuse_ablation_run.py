@@ -74,6 +74,7 @@ def test_every_file_is_there_and_agrees_with_the_others(table, ablated):
     assert len(summary["controls"]) == 4
     assert summary["data"] | {"digest": ""} == {
         "name": "posts",
+        "view": "posts",
         "rows": 60,
         "classes": list(CLASSES),
         "counts": dict.fromkeys(CLASSES, 20),

@@ -1,5 +1,6 @@
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -130,13 +131,15 @@ def test_finished_run_is_never_overwritten(written, posts, tmp_path):
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
-def test_runs_without_a_folder_get_numbered_ones(posts, tmp_path):
-    root = tmp_path / "deep" / "runs"
-    folders = [judge(posts, "text", store=tmp_path, root=root, folds=2).folder for _ in range(2)]
-    assert folders == [root / "posts-text-1", root / "posts-text-2"]
+def test_runs_without_a_folder_get_numbered_ones(posts, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folders = [judge(posts, "text", store=tmp_path, folds=2).folder for _ in range(2)]
+    assert folders == [Path("runs") / "posts-text-1", Path("runs") / "posts-text-2"]
+    assert (tmp_path / "runs" / "posts-text-2" / "run.json").exists()
+    assert fuse.runs.new_folder("one", tmp_path / "deep" / "runs") == tmp_path / "deep" / "runs" / "one-1"
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="file"):
-        judge(posts, "text", store=tmp_path, root=tmp_path / "file", folds=2)
+        fuse.runs.new_folder("one", tmp_path / "file")
 
 
 def test_seed_reaches_folds_and_head_unless_the_head_has_its_own(posts):
