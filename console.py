@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from tuning import Wanted
 
 GRID_HELP = "Settings searched within each training part, never on the rows that judge."
+COLUMNS_HELP = (
+    "Of a table: id, text, image, label, split, group, words. Further modalities: image_2=..., text_2=...; "
+    "tabular=price+brand, numbers and categories; any other name for .npy arrays, which words=... aligns with the text."
+)
 
 
 class Pipeline(click.Group):
@@ -91,8 +95,8 @@ task_option = click.option(
 )
 modalities_option = click.option("--modalities", help="Such as text,image; all that the data has by default.")
 data_options = _options(
-    click.option("--layout", help="How DATA is laid out (mvsa, table); recognised by default."),
-    click.option("--columns", metavar="ROLE=COLUMN,...", help="Of a table: id, text, image, label, split, group."),
+    click.option("--layout", help="How DATA is laid out (mvsa, mosi, table); recognised by default."),
+    click.option("--columns", metavar="ROLE=COLUMN,...", help=COLUMNS_HELP),
 )
 device_options = _options(
     click.option("--gpu", is_flag=True, help="Run on the GPU; an error where there is none. Same as --device cuda."),
@@ -205,19 +209,25 @@ def read_data(data: str, options: Mapping[str, Any]) -> Manifest:
 
 
 def chosen_specs(
-    options: Mapping[str, Any], modalities: Iterable[str], base: Mapping[str, Mapping[str, Any]]
+    options: Mapping[str, Any],
+    modalities: Iterable[str],
+    base: Mapping[str, Mapping[str, Any]],
+    manifest: Manifest | None = None,
 ) -> tuple[EncoderSpec, ...]:
-    """One encoder a modality, by the options of the command, else by those of a run in `base`."""
-    from extract import choose_specs
+    """One encoder a modality, by the options of the command, else by those of a run in `base`, else by the data."""
+    from extract import choose_specs, found_in
 
     text = {"model": "text_model", "output": "pooling", "max_length": "max_length"}
     image = {"model": "image_model", "weights": "image_weights", "decoder": "decoder"}
-    kept = {"dtype": "dtype", "tokens": "tokens", "precision": "precision"}
+    kept = {"dtype": "dtype", "tokens": "tokens"}
+    computed = {**kept, "precision": "precision"}
     given = {
-        modality: {key: options[name] for key, name in {**names, **kept}.items() if options.get(name) is not None}
-        for modality, names in (("text", text), ("image", image))
+        modality: {key: options[name] for key, name in names.items() if options.get(name) is not None}
+        for modality, names in (("text", text | computed), ("image", image | computed), ("array", kept))
     }
-    return choose_specs(modalities, given, parse_seeds(options.get("random_init")), base)
+    names = tuple(modalities)
+    found = found_in(manifest, names) if manifest is not None else {}
+    return choose_specs(names, given, parse_seeds(options.get("random_init")), base, found)
 
 
 def tuning_wanted(options: Mapping[str, Any], manifest: Manifest, store: Path) -> Wanted:
@@ -279,7 +289,7 @@ def bench_specs(
         untrained = ",".join(f"{name}=0" for name, named in seeds.items() if named is None)
         options = {**options, "text_model": options["text_model"] or str(model)}
         options["random_init"] = options["random_init"] or untrained
-    return chosen_specs(options, modalities or manifest.modalities, {})
+    return chosen_specs(options, modalities or manifest.modalities, {}, manifest)
 
 
 def parse_names(value: str | None) -> tuple[str, ...] | None:

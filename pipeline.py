@@ -100,7 +100,7 @@ def extract(data: str, store: Path, name: str | None, as_json: bool, **options: 
         from tuned import encode_tuned
 
         click.get_current_context().exit(encode_tuned(manifest, name, store, as_json, options))
-    specs = chosen_specs(options, parse_modalities(options["modalities"]) or manifest.modalities, {})
+    specs = chosen_specs(options, parse_modalities(options["modalities"]) or manifest.modalities, {}, manifest)
     read = time.perf_counter() - started
     settings = Settings(store, name, specs, **how_to_run(options))
     done = with_bars(lambda bars: run(manifest, settings, bars))

@@ -7,6 +7,7 @@ from extract.datasets import LAYOUTS, read_manifest
 from extract.datasets.demo import write_demo
 from extract.deep import verify_by_encoding
 from extract.encoders.spec import EncoderSpec, choose_specs
+from extract.found import found_in
 from extract.manifest import Manifest, Sample, default_name, label_counts
 from extract.measure import bench, bench_lines
 from extract.originals import Original, Originals, originals
@@ -51,6 +52,7 @@ __all__ = [
     "extraction_lines",
     "extraction_result",
     "failure_lines",
+    "found_in",
     "label_counts",
     "originals",
     "read_manifest",

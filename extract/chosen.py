@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cache import TOKENS, EncoderKey, FeatureStore, ModelError, Progress, StoreError, UsageError, listing, read_view
 from extract.encoders import build_encoder
 from extract.encoders.memo import recall, remember
-from extract.encoders.spec import COMPUTE, Encoder, EncoderSpec, outputs_of, without_tokens
+from extract.encoders.spec import COMPUTE, DEFAULT_MODELS, Encoder, EncoderSpec, outputs_of, without_tokens
 from extract.manifest import Sample
 from extract.precision import choose_precision, probe_contents
 
@@ -66,6 +66,7 @@ class Chooser:
         self._samples = samples
         self._device = device
         self._progress = progress
+        self._before: dict[EncoderSpec, Chosen] = {}
 
     def choose(self, spec: EncoderSpec) -> Chosen:
         """The encoder with its precision settled.
@@ -74,7 +75,7 @@ class Chooser:
             ModelError: it cannot be loaded, or is not the expected one.
             UsageError: it has no such output.
         """
-        chosen = self._settled(spec) if spec.precision == "auto" else self._keyed(spec, "")
+        chosen = self._alike(spec)
         asked = chosen
         if not spec.tokens and (larger := self._with_tokens(chosen.key)):
             chosen = Chosen(replace(asked.spec, tokens=True), larger, asked.why)
@@ -88,12 +89,20 @@ class Chooser:
             raise ModelError(
                 f"the run was trained on {spec.modality} features of the encoder {expected}, but {spec.model} is now "
                 f"{chosen.key.digest}: other weights, tokenizer, preprocessing or precision. Give the model of the run "
-                f"by --{spec.modality}-model, or train a new run on features of this one"
+                f"by --{'image' if spec.kind == 'image' else 'text'}-model, or train a new run on features of this one"
             )
         if asked.files is not None:
             self._store.encoder(chosen.key.digest).create(chosen.key)
             remember(self._store.root, asked.spec, asked.key, asked.files)
         return chosen
+
+    def _alike(self, spec: EncoderSpec) -> Chosen:
+        """Settled once for `image` and `image_2`: measured twice, they might come to two precisions and two stores."""
+        like = replace(spec, modality=spec.kind, output=None) if spec.kind in DEFAULT_MODELS else spec
+        if like not in self._before:
+            self._before[like] = self._settled(spec) if spec.precision == "auto" else self._keyed(spec, "")
+        found = self._before[like]
+        return replace(found, spec=replace(found.spec, modality=spec.modality, output=spec.output))
 
     def load(self, spec: EncoderSpec) -> Encoder:
         """The encoder itself."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from cache import FAILED, MISSING, NO_ITEM, PRESENT, Failure, Progress, item_key, silent
-from extract.manifest import Content, Sample
+from cache import FAILED, MISSING, NO_ITEM, PRESENT, Failure, Progress, silent
+from extract.manifest import Content, Sample, content_key, on_disk
 
 AT_ONCE = 512
 """Samples that are being read at the same time, at most."""
@@ -25,7 +24,7 @@ class Contents:
     Attributes:
         items: item key of each sample; NO_ITEM where it is missing or cannot be read.
         state: `uint8 (n,)`, PRESENT, MISSING or FAILED.
-        places: by item key, the text itself, or the file's bytes or path.
+        places: by item key, the content or where it lies.
         unreadable: samples of which not even the bytes could be read.
     """
 
@@ -45,7 +44,11 @@ def read_contents(
             chunk = samples[start : start + AT_ONCE]
             # Texts are in memory; a thread costs more than their digest.
             futures = [
-                {name: pool.submit(_key, place) for name, place in sample.inputs.items() if isinstance(place, Path)}
+                {
+                    name: pool.submit(_key, sample.inputs[name])
+                    for name in modalities
+                    if on_disk(sample.inputs.get(name))
+                }
                 for sample in chunk
             ]
             for number, (sample, reading) in enumerate(zip(chunk, futures, strict=True), start):
@@ -61,7 +64,7 @@ def _key(content: Content | None) -> bytes | OSError:
     if content is None:
         return NO_ITEM
     try:
-        return item_key(content.read_bytes() if isinstance(content, Path) else content)
+        return content_key(content)
     except (FileNotFoundError, NotADirectoryError):
         return NO_ITEM
     except OSError as error:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from cache import TOKENS, DeviceError, FeatureWriter, Ragged, Values, item_key, join_items, take_items
+from cache import TOKENS, DeviceError, FeatureWriter, Ragged, Values, join_items, take_items
 from extract.channel import Channel, Closed
 from extract.clock import Clock
 from extract.decode import DecodeError, ReadError
-from extract.encoders.spec import BrokenInputs, Encoder, stored_dtype
+from extract.encoders.spec import BrokenInputs, Encoder, stored_dtype, with_content
+from extract.manifest import Content, content_key, read_content
 from extract.planner import Task
 
 AT_ONCE = 16
@@ -242,7 +243,7 @@ class Crew:
 def _loaded(item: bytes, light: Any) -> Any:
     """What is to be decoded: the bytes of a file, or what was prepared; or why it is not to be had."""
     try:
-        return _read(item, light) if isinstance(light, Path) else light
+        return with_content(light, functools.partial(_read, item))
     except ReadError as error:
         return Broken(str(error), final=False)
 
@@ -254,14 +255,14 @@ def _decoded(encoder: Encoder, loaded: Any) -> np.ndarray | Broken:
         return Broken(str(error), final=not isinstance(error, ReadError))
 
 
-def _read(item: bytes, path: Path) -> bytes:
+def _read(item: bytes, content: Content) -> Content:
     try:
-        raw = path.read_bytes()
+        found = read_content(content)
     except OSError as error:
         raise ReadError(f"cannot be read: {error.strerror}") from error
-    if item_key(raw) != item:
+    if content_key(found) != item:
         raise ReadError("the file changed while it was being encoded; run extract again")
-    return raw
+    return found
 
 
 def _bytes(encoded: _Encoded) -> int:

@@ -138,7 +138,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):
         chooser = Chooser(FeatureStore(self.store), name, {}, manifest.samples, self._runtime, silent)
         with _one_at_a_time:
             chosen = [chooser.choose(spec) for spec in specs]
-        outputs = [one.spec.output or OUTPUTS[one.spec.modality][0] for one in chosen]
+        outputs = [one.spec.output or OUTPUTS[one.spec.kind][0] for one in chosen]
         dims = [outputs_of(one.key.fields)[output] for one, output in zip(chosen, outputs, strict=True)]
         self._learn(raw, [(one.spec, one.key.digest, dim) for one, dim in zip(chosen, dims, strict=True)])
         return self

@@ -10,18 +10,31 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cache import DataError, listing
+from cache import DataError, canonical_json, item_key, listing
 
-Content = str | Path | bytes
-"""A text itself; the path of a file, or what would be in it."""
+
+@dataclass(frozen=True, slots=True)
+class Aligned:
+    """An array with a row for each word, and the words themselves, which stand in the text with a space between.
+
+    `array` is the path of its `.npy` file, or what would be in it.
+    """
+
+    array: Path | bytes
+    words: tuple[str, ...]
+
+
+Content = str | Path | bytes | Aligned
+"""A text or a row of numbers and categories as JSON; the path of a file, or what would be in it; an aligned array."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One row of a data set.
 
-    `inputs` holds the modalities that it has: a text; a picture's bytes, or its path, which may yet
-    turn out to be missing. `label`, `split` and `group` are empty where the data gives none.
+    `inputs` holds the modalities that it has: a text; a file's bytes, or its path, which may yet
+    turn out to be missing; such a file with the words that its rows
+    belong to. `label`, `split` and `group` are empty where the data gives none.
     `file` and `line` tell where it stands, for messages; `file` is empty where there is only one.
     """
 
@@ -54,10 +67,10 @@ class Manifest:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Modalities that are declared or that at least one sample has, `text` before `image`."""
+        """Modalities that are declared or that at least one sample has: texts, images, others."""
         held = {*self.declared, *(modality for sample in self.samples for modality in sample.inputs)}
         order = {"text": 0, "image": 1}
-        return tuple(sorted(held, key=lambda name: (order.get(name, 2), name)))
+        return tuple(sorted(held, key=lambda name: (order.get(name.partition("_")[0], 2), name)))
 
     def unlabelled(self) -> Manifest:
         """The rows without a label."""
@@ -137,3 +150,23 @@ def label_counts(manifest: Manifest) -> dict[str, int]:
     """How many rows each label has, most frequent first; rows without one are left out."""
     counts = Counter(sample.label for sample in manifest.samples if sample.label)
     return dict(counts.most_common())
+
+
+def on_disk(content: Content | None) -> bool:
+    """Whether a file has to be read to have it."""
+    return isinstance(content.array if isinstance(content, Aligned) else content, Path)
+
+
+def read_content(content: Content) -> str | bytes | Aligned:
+    """The same with what is in its file in the place of the path. Raises OSError."""
+    if isinstance(content, Aligned):
+        return Aligned(content.array.read_bytes(), content.words) if isinstance(content.array, Path) else content
+    return content.read_bytes() if isinstance(content, Path) else content
+
+
+def content_key(content: Content) -> bytes:
+    """The item key: a digest of all that makes the vectors, never of a path. Raises OSError where a file is read."""
+    found = read_content(content)
+    if isinstance(found, Aligned):
+        return item_key(canonical_json([content_key(found.array).hex(), found.words]))
+    return item_key(found)

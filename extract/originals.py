@@ -12,7 +12,8 @@ from PIL import Image
 from cache import NO_ITEM, DataError, UsageError, View, item_key
 from extract.datasets import read_manifest
 from extract.decode import DecodeError, decode_image
-from extract.manifest import Content, Manifest
+from extract.encoders.spec import DEFAULT_MODELS, kind_of
+from extract.manifest import Aligned, Content, Manifest
 
 LONGEST_TEXT = 600
 QUALITY = 80
@@ -95,6 +96,9 @@ def _original(view: View, row: int, inputs: Mapping[str, Content], side: int) ->
     pictures: dict[str, bytes] = {}
     lost = 0
     for modality, block in view.blocks.items():
+        kind = kind_of(modality, block.spec.get("model", ""))
+        if kind not in DEFAULT_MODELS:  # numbers are not to be looked at
+            continue
         content = _content(inputs.get(modality))
         key = NO_ITEM if content is None else item_key(content)
         if key != block.items[row].tobytes():
@@ -111,6 +115,8 @@ def _original(view: View, row: int, inputs: Mapping[str, Content], side: int) ->
 
 def _content(content: Content | None) -> str | bytes | None:
     """The text, or the bytes of the file; None where there is none or it cannot be read."""
+    if isinstance(content, Aligned):
+        return None
     if not isinstance(content, Path):
         return content
     try:

@@ -44,6 +44,7 @@ class Lane:
         store: the encoder's part of the store, which keeps the plan.
         writer: of this store.
         budget: limits of a batch.
+        name: of the modality, if it is not the one of the encoder's key.
     """
 
     encoder: Encoder
@@ -51,11 +52,12 @@ class Lane:
     store: EncoderStore
     writer: FeatureWriter
     budget: Budget
+    name: str = ""
 
     @property
     def modality(self) -> str:
         """Such as `text`."""
-        return self.encoder.key.modality
+        return self.name or self.encoder.key.modality
 
 
 @dataclass(frozen=True)

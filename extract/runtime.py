@@ -18,6 +18,8 @@ from extract.batching import Budget
 
 CPU_TEXT, GPU_TEXT = Budget(cost=1024, items=256), Budget(cost=32768, items=2048)
 CPU_IMAGE, GPU_IMAGE = Budget(cost=8, items=8), Budget(cost=128, items=128)
+OTHER = Budget(cost=32, items=32)
+"""Of arrays, whose sizes are not known before they are read, and which no device computes on."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # as malloc.h names them
 GPU_REPLICAS = 2
 """Threads that feed one GPU: while one waits for its vectors, the other's kernels run."""
@@ -63,7 +65,9 @@ class Runtime:
         gpu = self.device.type == "cuda"
         if modality == "text":
             return GPU_TEXT if gpu else CPU_TEXT
-        return GPU_IMAGE if gpu else CPU_IMAGE
+        if modality == "image":
+            return GPU_IMAGE if gpu else CPU_IMAGE
+        return OTHER
 
     def record(self) -> dict[str, str]:
         """What a segment says of its making. It is no part of any key."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import time
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -169,6 +169,8 @@ class _Stage:
         self._encode([part for part in parts.values() if part.plan.missing])
         loading = self._clock.seconds().get("load models", 0.0)
         self._done.encode_seconds = time.perf_counter() - started - loading
+        for alike in _by_store(parts.values()):
+            self._note_failures(alike)  # the view shares the states that it sets
         self._done.view = replace(view, blocks={name: self._block(one, view) for name, one in parts.items()})
         if self._settings.keep:
             publish(self._store, self._done.view)
@@ -207,7 +209,6 @@ class _Stage:
     def _block(self, part: _Part, view: View) -> Block:
         """The rows of one modality's samples."""
         modality = part.chosen.spec.modality
-        self._note_failures(modality, part.store, part.contents, part.failed)  # the view shares the states that it sets
         try:
             return placed(part.store, view.blocks[modality])[0]
         except CacheIncomplete as error:
@@ -225,51 +226,59 @@ class _Stage:
             if failure.item is not None and failure.decoder == _decoder()
         }
 
-    def _note_failures(
-        self, modality: str, store: EncoderStore, hashed: Contents, failed: Mapping[bytes, Broken]
-    ) -> None:
-        failures = [*hashed.unreadable]
-        for sample, item, number in zip(self._manifest.samples, hashed.items, range(len(hashed.items)), strict=True):
-            if item in failed:
-                hashed.state[number] = FAILED
-                digest = item.hex() if failed[item].final else None
-                failures.append(Failure(sample.id, failed[item].reason, digest, _decoder()))
-        self._done.failures[modality] = failures
-        self._check_failures(failures)
-        store.record_failures(failures, resolved=[item for item in hashed.places if item not in failed])
+    def _note_failures(self, parts: Sequence[_Part]) -> None:
+        """Of parts in one store at once, for a file of failures holds those of the latest run."""
+        everything: list[Failure] = []
+        resolved: list[bytes] = []
+        for part in parts:
+            failures = [*part.contents.unreadable]
+            for number, (sample, item) in enumerate(zip(self._manifest.samples, part.contents.items, strict=True)):
+                if item in part.failed:
+                    part.contents.state[number] = FAILED
+                    digest = item.hex() if part.failed[item].final else None
+                    failures.append(Failure(sample.id, part.failed[item].reason, digest, _decoder()))
+            self._done.failures[part.chosen.spec.modality] = failures
+            self._check_failures(failures)
+            everything += failures
+            resolved += [item for item in part.contents.places if item not in part.failed]
+        parts[0].store.record_failures(everything, resolved)
 
     def _encode(self, parts: Sequence[_Part]) -> None:
         """Encodes what the parts lack, and notes what is wrong with items that failed."""
         if not parts:
             return
-        lanes = [self._lane(part) for part in parts]
-        by_modality = {part.chosen.spec.modality: part for part in parts}
-        with contextlib.closing(self._outcomes(parts, lanes)) as outcomes:
+        alike = {one[0].chosen.spec.modality: one for one in _by_store(parts)}
+        lanes = [self._lane(name, one) for name, one in alike.items()]
+        with contextlib.closing(self._outcomes(alike, lanes)) as outcomes:
             for outcome in outcomes:
-                part = by_modality[outcome.modality]
                 self._done.encoded += len(outcome.encoded)
                 self._done.reused += outcome.elsewhere
-                part.failed.update(outcome.failed)
-                if outcome.failed:
+                for part in alike[outcome.modality] if outcome.failed else ():
+                    part.failed.update(
+                        {item: one for item, one in outcome.failed.items() if item in part.contents.places}
+                    )
                     names = self._names(part.contents, part.failed)
                     self._check_failures([Failure(names[item], one.reason, None) for item, one in part.failed.items()])
         with self._clock.measure("merge segments"):
-            for part in parts:
-                self._consolidate(part)
+            for one in alike.values():
+                self._consolidate(one)
         self._done.truncated += sum(lane.encoder.truncated for lane in lanes)
 
-    def _outcomes(self, parts: Sequence[_Part], lanes: Sequence[Lane]) -> Generator[Outcome, None, None]:
+    def _outcomes(self, alike: Mapping[str, Sequence[_Part]], lanes: Sequence[Lane]) -> Generator[Outcome, None, None]:
         if len(self._runtimes) == 1:
             return encode_all(lanes, self._runtimes[0], self._clock, self._progress)
-        encoders = {part.chosen.spec.modality: (part.chosen.spec, part.chosen.key.digest) for part in parts}
+        encoders = {name: (parts[0].chosen.spec, parts[0].chosen.key.digest) for name, parts in alike.items()}
         devices = [name.strip() for name in self._settings.device.split(",")]
         orders = [Order(self._settings.store, encoders, name, self._settings.compile, len(devices)) for name in devices]
         return encode_all_in_processes(lanes, orders, self._clock, self._progress)
 
-    def _lane(self, part: _Part) -> Lane:
+    def _lane(self, name: str, parts: Sequence[_Part]) -> Lane:
+        """The way of what parts in one store lack, each item once."""
+        part = parts[0]
         spec, key = part.chosen.spec, part.chosen.key
         with self._clock.measure("load models"):
-            encoder = part.chosen.encoder or self._chooser.load(spec)
+            loaded = next((one.chosen.encoder for one in parts if one.chosen.encoder is not None), None)
+            encoder = loaded or self._chooser.load(spec)
         if encoder.key.digest != key.digest:
             raise ModelError(
                 f"{spec.model} changed while it was in use: its key was {key.digest} and is {encoder.key.digest} now; "
@@ -280,11 +289,15 @@ class _Stage:
             self._done.warnings.append(f"{runtime.name} has no bf16 of its own: fp32 would be faster")
         self._warn_of_mixing(part.store, runtime)
         writer = FeatureWriter(part.store, list(outputs_of(key.fields)), runtime.record())
-        work = Work(part.contents.places, part.plan.missing, part.plan.refused)
-        return Lane(encoder, work, part.store, writer, runtime.budget(spec.modality))
+        contents = {item: place for one in parts for item, place in one.contents.places.items()}
+        missing = sorted({item for one in parts for item in one.plan.missing})
+        refused = sorted({item for one in parts for item in one.plan.refused})
+        work = Work(contents, missing, refused)
+        return Lane(encoder, work, part.store, writer, runtime.budget(spec.kind), name)
 
-    def _consolidate(self, part: _Part) -> None:
-        for path in part.store.consolidate([item for item in part.contents.items if item != NO_ITEM]):
+    def _consolidate(self, parts: Sequence[_Part]) -> None:
+        items = [item for part in parts for item in part.contents.items if item != NO_ITEM]
+        for path in parts[0].store.consolidate(items):
             self._done.warnings.append(f"{path} was damaged and set aside; other data sets may need extract again")
 
     def _names(self, hashed: Contents, items: Collection[bytes]) -> dict[bytes, str]:
@@ -315,11 +328,19 @@ class _Stage:
 def _wanted(chosen: Chosen, contents: Contents) -> Block:
     """The block as it will be, but for the rows."""
     spec, key = chosen.spec, chosen.key
-    output = spec.output or OUTPUTS[spec.modality][0]
+    output = spec.output or OUTPUTS[spec.kind][0]
     row = np.full(len(contents.items), -1, dtype=np.int64)
     arrays = {"items": pack_items(contents.items), "state": contents.state, "row": row}
     width = outputs_of(key.fields)[output]
     return Block(spec.modality, key.digest, output, width, arrays, spec=spec.as_json())
+
+
+def _by_store(parts: Iterable[_Part]) -> list[list[_Part]]:
+    """Parts that one encoder makes, such as of `image` and `image_2`: what they share is encoded once."""
+    found: dict[str, list[_Part]] = {}
+    for part in parts:
+        found.setdefault(part.chosen.key.digest, []).append(part)
+    return [*found.values()]
 
 
 def _decoder() -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from cache import (
     unpack_items,
     write_view,
 )
+from extract.encoders.spec import TABULAR, kind_of
 from extract.manifest import Manifest
 
 _TEXTS = {"ids": "id", "labels": "label", "split": "split"}
@@ -32,10 +33,27 @@ def wanted_view(name: str, manifest: Manifest, blocks: Sequence[Block]) -> View:
         column: np.array([getattr(sample, attribute) for sample in samples], dtype=object)
         for column, attribute in _TEXTS.items()
     }
-    keys = [[item if item != NO_ITEM else None for item in unpack_items(block.items)] for block in blocks]
-    groups = joined_groups(len(samples), [[sample.group or None for sample in samples], *keys])
+    groups = joined_groups(len(samples), [[sample.group or None for sample in samples], *_joining(blocks)])
     source = {"data": str(manifest.path.absolute()), "layout": manifest.layout, **manifest.notes}
     return View(name, {**texts, "groups": groups}, {block.modality: block for block in blocks}, source)
+
+
+def _joining(blocks: Sequence[Block]) -> Iterator[Sequence[Hashable | None]]:
+    """What joins samples into groups: equal content, be it in one column or in two that one encoder reads.
+
+    Rows of a table with the same numbers and categories are not the same thing twice.
+    """
+    by_encoder: dict[str, list[Block]] = {}
+    for block in blocks:
+        if kind_of(block.modality, block.spec.get("model", "")) != TABULAR:
+            by_encoder.setdefault(block.encoder, []).append(block)
+    for alike in by_encoder.values():
+        items = [item if item != NO_ITEM else None for block in alike for item in unpack_items(block.items)]
+        n = len(alike[0].items)
+        if len(alike) == 1:
+            yield items
+        else:  # every column's content as a sample of its own, held together by the number of the row
+            yield joined_groups(len(items), [list(range(n)) * len(alike), items])[:n].tolist()
 
 
 def announce(store: FeatureStore, view: View) -> list[str]:

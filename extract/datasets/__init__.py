@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cache import DataError, UsageError, listing
-from extract.datasets import mvsa, table
+from extract.datasets import mosi, mvsa, table
 from extract.manifest import Manifest
 
 
@@ -29,6 +29,7 @@ LAYOUTS: dict[str, Layout] = {
     layout.name: layout
     for layout in (
         Layout("mvsa", mvsa.EXPECTS, mvsa.recognise, mvsa.read),
+        Layout("mosi", mosi.EXPECTS, mosi.recognise, mosi.read),
         Layout("table", table.EXPECTS, table.recognise, table.read),
     )
 }
@@ -41,7 +42,8 @@ def read_manifest(data: str | Path, layout: str | None = None, columns: Mapping[
         data: a folder or a file.
         layout: a name of `LAYOUTS`; None recognises it.
         columns: which column of a table is meant by `id`, `text`, `image`, `label`, `split`,
-            `group`; an empty name leaves that one out. Others are found by their usual names.
+            `group`, `words`, or by a modality beside them; an empty name leaves that one out. Others are
+            found by their usual names.
 
     Raises:
         DataError: nothing there, no layout fits, missing columns, or bad rows (all of them).

@@ -5,6 +5,11 @@
 
 DATA is the table or a folder with one table; a folder with several named after splits
 (`train.csv`, `valid.csv`, `test.csv`) is one data set with these splits.
+
+Further modalities are named by `--columns`: `image_2=photo2` and `text_body=body` are images and texts of
+their own; `tabular=price+brand` are numbers and categories; any other name, such as `audio=sound`, means
+`.npy` files by path, or lists of numbers in JSON Lines. With `words=words`, a list of words or a text with
+spaces between them, row w of every array belongs to word w, and the text is made of the words.
 """
 
 from __future__ import annotations
@@ -12,15 +17,17 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cache import DataError, UsageError, listing
+from extract.datasets.cells import ABOUT_ROWS, inputs_of, text_of
 from extract.decode import DecodeError, decode_text
-from extract.manifest import Manifest, Sample, checked_manifest, inside
+from extract.encoders.spec import TABULAR, kind_of
+from extract.manifest import Manifest, Sample, checked_manifest
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 SPLIT_FILES = ("train", "valid", "val", "dev", "validation", "test")
@@ -32,14 +39,15 @@ ROLES: dict[str, tuple[str, ...]] = {
     "label": ("label", "tag", "category", "class", "target", "sentiment"),
     "split": ("split", "subset", "partition", "fold"),
     "group": ("group", "user", "user_id", "author", "video"),
+    "words": (),
 }
-"""Usual names of each column, the preferred first; case does not matter."""
+"""Usual names of each column, the preferred first; case does not matter. Words are only taken where they are named."""
 
 FIELD_LIMIT = 64 * 2**20
 
 
 @dataclass
-class _Rows:
+class Rows:
     """What was read of one table: column names, and rows with their line numbers."""
 
     columns: list[str] = field(default_factory=list)
@@ -57,20 +65,22 @@ def read(path: Path, columns: Mapping[str, str]) -> Manifest:
     """Reads the table or tables.
 
     Raises:
-        DataError: several tables to choose from, no text and no image column, a column that was
+        DataError: several tables to choose from, no column of any modality, a column that was
             named but is not there, or bad rows (all are listed).
-        UsageError: a role in `columns` that there is not.
+        UsageError: a role in `columns` that cannot be one.
     """
-    unknown = [role for role in columns if role not in ROLES]
-    if unknown:
-        raise UsageError(f"--columns: there is no role {listing(unknown)}; use {listing(list(ROLES))}")
+    wrong = [role for role in columns if not re.fullmatch(r"[a-z][a-z0-9_]*", role)]
+    if wrong:
+        raise UsageError(
+            f"--columns: {listing(wrong)} can be no role; use {listing(list(ROLES))}, or small letters for a modality"
+        )
     samples: list[Sample] = []
     problems: list[str] = []
     used: dict[str, str] = {}
     tables = _tables(path)
     for table in tables:
         before = len(problems)
-        content = _read_table(table, problems)
+        content = read_rows(table, problems)
         used = _roles(table, content.columns, columns)
         prefix = f"{table.name} " if len(tables) > 1 else ""
         for number, (line, row) in enumerate(content.rows, 1):
@@ -95,7 +105,8 @@ def _tables(path: Path) -> list[Path]:
     return sorted(found, key=lambda table: SPLIT_FILES.index(table.stem.lower()) if len(found) > 1 else 0)
 
 
-def _read_table(path: Path, problems: list[str]) -> _Rows:
+def read_rows(path: Path, problems: list[str]) -> Rows:
+    """The rows of one table; what is wrong with lines is added to the problems. Raises DataError."""
     try:
         text = decode_text(path.read_bytes())
     except (OSError, DecodeError) as error:
@@ -105,8 +116,8 @@ def _read_table(path: Path, problems: list[str]) -> _Rows:
     return _read_delimited(path, text, problems)
 
 
-def _read_jsonl(text: str, problems: list[str]) -> _Rows:
-    found = _Rows()
+def _read_jsonl(text: str, problems: list[str]) -> Rows:
+    found = Rows()
     columns: dict[str, None] = {}
     for line, content in enumerate(text.split("\n"), 1):
         if not content.strip():
@@ -125,14 +136,14 @@ def _read_jsonl(text: str, problems: list[str]) -> _Rows:
     return found
 
 
-def _read_delimited(path: Path, text: str, problems: list[str]) -> _Rows:
+def _read_delimited(path: Path, text: str, problems: list[str]) -> Rows:
     csv.field_size_limit(FIELD_LIMIT)  # the default refuses texts above 128 KiB
     header = text.split("\n", 1)[0]
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     if delimiter not in header:
         delimiter = next((sign for sign in ("\t", ";", ",") if sign in header), delimiter)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    found = _Rows()
+    found = Rows()
     try:
         found.columns = [name.strip() for name in next(reader, [])]
         repeated = sorted({name for name in found.columns if found.columns.count(name) > 1})
@@ -151,21 +162,26 @@ def _read_delimited(path: Path, text: str, problems: list[str]) -> _Rows:
 
 
 def _roles(path: Path, found: Sequence[str], named: Mapping[str, str]) -> dict[str, str]:
-    """The column of each role."""
+    """The column of each role; of `tabular` the columns, with a plus between."""
     by_lower = {name.lower(): name for name in reversed(found)}
+    # Words make the text; another column of text, found by its name, might differ from them.
+    left_out = {"text"} if named.get("words") and "text" not in named else set()
     used: dict[str, str] = {}
-    for role, usual in ROLES.items():
+    for role in (*ROLES, *(role for role in named if role not in ROLES)):
         if role in named:
-            if named[role] and named[role] not in found:
+            parts = named[role].split("+") if kind_of(role, "") == TABULAR else [named[role]]
+            lacking = [name for name in parts if named[role] and name not in found]
+            if lacking:
                 raise DataError(
-                    f"{path} has no column {named[role]!r} for {role}; it has {listing(found)}: see --columns"
+                    f"{path} has no column {lacking[0]!r} for {role}; it has {listing(found)}: see --columns"
                 )
             column = named[role] or None
         else:
+            usual = () if role in left_out else ROLES[role]
             column = next((by_lower[name] for name in usual if name in by_lower), None)
         if column:
             used[role] = column
-    if "text" not in used and "image" not in used:
+    if "words" not in used and not set(used) - set(ABOUT_ROWS):
         raise DataError(
             f"{path} has neither a text nor an image column (looked for {listing(ROLES['text'] + ROLES['image'])}); "
             f"it has {listing(found)}: name them by --columns text=...,image=...,label=..."
@@ -175,33 +191,12 @@ def _roles(path: Path, found: Sequence[str], named: Mapping[str, str]) -> dict[s
 
 def _sample(path: Path, row: Mapping[str, Any], used: Mapping[str, str], number: str, line: int) -> Sample | str:
     """The row as a sample, or what is wrong with it."""
-    cells: dict[str, str] = {}
-    for role, column in used.items():
-        cell = _cell(row.get(column))
-        if cell is None:
-            return f"{column} must be text or a number, found {type(row[column]).__name__}"
-        cells[role] = cell
-    inputs: dict[str, str | Path] = {}
-    if cells.get("text"):
-        inputs["text"] = cells["text"]
-    if cells.get("image"):
-        picture = inside(path.parent, cells["image"])
-        if picture is None:
-            return (
-                f"the image {cells['image']!r} lies outside {path.parent}; pictures must lie under the table's folder"
-            )
-        inputs["image"] = picture
-    split = cells.get("split", "")
+    try:
+        cells = {role: text_of(row, used[role]) if role in used else "" for role in ("id", "label", "split", "group")}
+        inputs = inputs_of(row, used, path.parent)
+    except ValueError as error:
+        return str(error)
+    split = cells["split"]
     if "split" not in used and path.stem.lower() in SPLIT_FILES:
         split = path.stem.lower()
-    name = cells["id"] if "id" in used else number
-    return Sample(name, inputs, cells.get("label", ""), split, cells.get("group", ""), line)
-
-
-def _cell(value: Any) -> str | None:
-    """A cell as stripped text, empty for null and NaN; None for lists and objects."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    if isinstance(value, str | int | float):
-        return str(value).strip()
-    return None
+    return Sample(cells["id"] if "id" in used else number, inputs, cells["label"], split, cells["group"], line)

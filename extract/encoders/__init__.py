@@ -1,11 +1,11 @@
-"""Encoders by modality."""
+"""Encoders by kind of modality."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from cache import UsageError, listing
-from extract.encoders.spec import DEFAULT_MODELS, Encoder, EncoderSpec
+from extract.encoders.spec import ARRAY, DEFAULT_MODELS, TABULAR, Encoder, EncoderSpec
 
 if TYPE_CHECKING:
     from extract.runtime import Runtime
@@ -18,12 +18,20 @@ def build_encoder(spec: EncoderSpec, runtime: Runtime) -> Encoder:
         ModelError: it cannot be found, or its parts do not fit together.
         UsageError: there is no encoder for the modality.
     """
-    if spec.modality == "text":
+    if spec.kind == "text":
         from extract.encoders.text import TextEncoder
 
         return TextEncoder(spec, runtime)
-    if spec.modality == "image":
+    if spec.kind == "image":
         from extract.encoders.image import ImageEncoder
 
         return ImageEncoder(spec, runtime)
+    if spec.kind == ARRAY:
+        from extract.encoders.array import ArrayEncoder
+
+        return ArrayEncoder(spec)
+    if spec.kind == TABULAR:
+        from extract.encoders.tabular import TabularEncoder
+
+        return TabularEncoder(spec)
     raise UsageError(f"there is no encoder for {spec.modality!r}; choose of {listing(list(DEFAULT_MODELS))}")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cache import KEY_SCHEMA, EncoderKey, canonical_json, digest, write_json
-from extract.encoders.spec import EncoderSpec
+from extract.encoders.spec import ARRAY, TABULAR, EncoderSpec
 
 MEMO_FILE = "encoders.json"
 
@@ -23,7 +23,8 @@ MEMO_FILE = "encoders.json"
 def recall(root: Path, spec: EncoderSpec) -> EncoderKey | None:
     """The key of the encoder that `spec` names, if it can be known without loading it."""
     entry = _read(root).get(_name(spec))
-    if entry is None or (not entry["files"] and spec.random_init is None):
+    from_nothing = spec.random_init is not None or spec.kind in (ARRAY, TABULAR)  # the spec alone makes the key
+    if entry is None or not (entry["files"] or from_nothing):
         return None
     if any(_state(Path(path)) != state for path, state in entry["files"].items()):
         return None

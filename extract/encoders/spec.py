@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,11 +11,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from cache import TOKENS, EncoderKey, UsageError, Values, listing
-from extract.manifest import Content
+from extract.manifest import Content, read_content
 
 DEFAULT_MODELS = {"text": "bert-base-uncased", "image": "resnet50"}
-OUTPUTS = {"text": ("mean", "cls"), "image": ("pool",)}
-"""Outputs of each modality's encoder; the first is the default."""
+ARRAY, TABULAR = "array", "tabular"
+"""What `model` says of modalities that no network encodes: arrays as they are, columns of a table."""
+OUTPUTS = {"text": ("mean", "cls"), "image": ("pool",), ARRAY: ("mean",), TABULAR: ("row",)}
+"""Outputs of each kind's encoder; the first is the default."""
 DTYPES = ("float32", "float16")
 TOKENS_DTYPE = "float16"
 COMPUTE = {"fp32": "float32", "bf16": "bfloat16"}
@@ -29,8 +31,8 @@ class EncoderSpec:
     """The user's choice of one encoder.
 
     Attributes:
-        modality: `text` or `image`.
-        model: a name on a hub or in torchvision, or a local folder.
+        modality: `text`, `image`, or one beside them such as `image_2`; the name of an array or of columns.
+        model: a name on a hub or in torchvision, or a local folder; `array` or `tabular`.
         weights: a file of weights; None takes the model's own.
         random_init: seed of random weights, instead of trained ones.
         output: which of the encoder's outputs heads get; None takes its default. No forward
@@ -40,6 +42,9 @@ class EncoderSpec:
         tokens: keep the vector of every token, or of every place of a picture's grid, as float16.
         precision: of the forward pass: `fp32`, `bf16`, or `auto`, which `extract` settles.
         decoder: of pictures, one of DECODERS.
+        width: of arrays: how many columns each has.
+        aligned_to: of arrays: the text model over whose word pieces the rows, one a word, are repeated.
+        columns: of tabular data: name and categories of each; None in their place for numbers.
         tuned_on: of a fine-tuned encoder, what it was tuned on: `{"data": name, "items": [32 hex digits, ...]}`,
             the item keys of the content of this modality that its training has seen. No vector depends on it.
     """
@@ -54,6 +59,9 @@ class EncoderSpec:
     tokens: bool = False
     precision: str = "fp32"
     decoder: str = "pillow"
+    width: int | None = None
+    aligned_to: str | None = None
+    columns: tuple[tuple[str, tuple[str, ...] | None], ...] = ()
     tuned_on: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -67,13 +75,25 @@ class EncoderSpec:
             raise UsageError(f"pictures are decoded by one of {listing(DECODERS)}, not by {self.decoder!r}")
         if self.dtype not in DTYPES:
             raise UsageError(f"vectors are stored as {listing(DTYPES)}, not as {self.dtype!r}")
-        if self.weights is not None and (self.modality != "image" or self.random_init is not None):
-            reason = "random weights were asked for too" if self.modality == "image" else "a text model brings its own"
+        if self.weights is not None and (self.kind != "image" or self.random_init is not None):
+            reason = (
+                "random weights were asked for too" if self.kind == "image" else "only a network for images takes some"
+            )
             raise UsageError(f"the weights {self.weights} cannot be used for {self.modality}: {reason}")
-        if self.modality == "text" and Path(self.model).is_dir():
+        if self.kind == "text" and Path(self.model).is_dir():
             object.__setattr__(self, "model", str(Path(self.model).absolute()))
+        if self.aligned_to is not None and Path(self.aligned_to).is_dir():
+            object.__setattr__(self, "aligned_to", str(Path(self.aligned_to).absolute()))
         if self.weights is not None:
             object.__setattr__(self, "weights", str(Path(self.weights).absolute()))
+        # JSON knows lists alone; a spec that was read is to equal the one that was written.
+        columns = tuple((name, None if known is None else tuple(known)) for name, known in self.columns)
+        object.__setattr__(self, "columns", columns)
+
+    @property
+    def kind(self) -> str:
+        """Which encoder it takes: `text`, `image`, `array` or `tabular`."""
+        return kind_of(self.modality, self.model)
 
     def as_json(self) -> dict[str, Any]:
         """The spec as it is kept in views and runs."""
@@ -93,39 +113,56 @@ class EncoderSpec:
             ) from error
 
 
+def kind_of(modality: str, model: str) -> str:
+    """Which encoder a modality takes: `text` and `text_2` the text encoder, arrays and columns what `model` says."""
+    return model if model in (ARRAY, TABULAR) else modality.partition("_")[0]
+
+
 def choose_specs(
     modalities: Iterable[str],
     given: Mapping[str, Mapping[str, Any]],
     seeds: Mapping[str, int],
     base: Mapping[str, Mapping[str, Any]],
+    found: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[EncoderSpec, ...]:
     """One encoder a modality: what the user says, else what `base` holds, else the default model.
 
     Args:
         modalities: in the order of the columns.
-        given: by modality, fields of the spec that the user named.
-        seeds: of random weights by modality; under the empty name for every modality whose
-            weights are not given.
+        given: by kind, fields of the spec that the user named; `image` goes for `image_2` too.
+        seeds: of random weights by modality or kind; under the empty name for every modality
+            whose weights are not given.
         base: by modality, the spec of a run, as JSON.
+        found: by modality, fields that the data decides; see `extract.found.found_in`.
 
     Raises:
         UsageError: a modality that has no encoder, or fields that contradict each other.
     """
-    specs = []
-    for modality in modalities:
-        if modality not in DEFAULT_MODELS:
-            raise UsageError(
-                f"there is no encoder for {modality!r}; --modalities takes {listing(list(DEFAULT_MODELS))}"
-            )
-        chosen = dict(given.get(modality, {}))
-        seed = seeds.get(modality, None if "weights" in chosen else seeds.get(""))
-        if seed is not None:
+    names, found = tuple(modalities), found or {}
+    unknown = [name for name in names if name not in {*base, *found} and kind_of(name, "") not in DEFAULT_MODELS]
+    if unknown:
+        known = [*DEFAULT_MODELS, *(name for name in found if name not in DEFAULT_MODELS)]
+        raise UsageError(f"there is no encoder for {unknown[0]!r}; --modalities takes {listing(known)}")
+
+    def spec_of(modality: str) -> EncoderSpec:
+        start = dict(base.get(modality) or found.get(modality) or {})
+        kind = kind_of(modality, start.get("model", ""))
+        if not start:
+            start = {"model": DEFAULT_MODELS[kind], "precision": "auto"}
+        if start.pop("aligned", False):
+            text = spec_of("text")
+            start |= {"aligned_to": text.model, "max_length": text.max_length}
+        elif start.get("aligned_to") and "model" in given.get("text", {}):  # a model that lies elsewhere by now
+            start["aligned_to"] = given["text"]["model"]
+        chosen = dict(given.get(kind, {}))
+        seed = seeds.get(modality, seeds.get(kind, None if "weights" in chosen else seeds.get("")))
+        if seed is not None and kind in DEFAULT_MODELS:
             chosen["random_init"] = seed
-        start = base.get(modality) or {"model": DEFAULT_MODELS[modality], "precision": "auto"}
         if {"model", "weights", "random_init"} & set(chosen):  # other weights take the place of the old ones
             start = {**start, "weights": None, "random_init": None, "tuned_on": None}
-        specs.append(EncoderSpec.from_json({**start, **chosen, "modality": modality}))
-    return tuple(specs)
+        return EncoderSpec.from_json({**start, **chosen, "modality": modality})
+
+    return tuple(spec_of(name) for name in names)
 
 
 class BrokenInputs(Exception):
@@ -170,9 +207,24 @@ class Encoder(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A light form that holds more than the content, which may lie in a file still."""
+
+    content: Content
+    more: Any
+
+
+def with_content(light: Any, read: Callable[[Content], Content] = read_content) -> Any:
+    """A light form with what is in its file in the place of the path."""
+    if isinstance(light, Prepared):
+        return Prepared(read(light.content), light.more)
+    return read(light) if isinstance(light, Path) else light
+
+
 def decode_light(encoder: Encoder, light: Any) -> np.ndarray:
     """One model input from a light form, which may be the path of a file. Raises DecodeError, OSError."""
-    return encoder.decode(light.read_bytes() if isinstance(light, Path) else light)
+    return encoder.decode(with_content(light))
 
 
 def outputs_of(fields: Mapping[str, Any]) -> dict[str, int]:
@@ -180,18 +232,21 @@ def outputs_of(fields: Mapping[str, Any]) -> dict[str, int]:
     return {str(name): int(width) for name, width in fields["outputs"].items()}
 
 
-def storage(spec: EncoderSpec, outputs: Mapping[str, int], token_layer: str = "") -> dict[str, Any]:
+def storage(
+    spec: EncoderSpec, outputs: Mapping[str, int], token_layer: str = "", token_dtype: str = TOKENS_DTYPE
+) -> dict[str, Any]:
     """The part of a key that says what is kept and in which type.
 
     Args:
         spec: the user's choice.
         outputs: pooled outputs and their widths; tokens are as wide as the first.
         token_layer: where tokens are taken; only used where the spec asks for tokens.
+        token_dtype: in which type they are stored.
     """
     if not spec.tokens:
         return {"outputs": dict(outputs), "dtype": spec.dtype}
     width = next(iter(outputs.values()))
-    tokens = {"layer": token_layer, "dtype": TOKENS_DTYPE}
+    tokens = {"layer": token_layer, "dtype": token_dtype}
     return {"outputs": {**outputs, TOKENS: width}, "dtype": spec.dtype, TOKENS: tokens}
 
 

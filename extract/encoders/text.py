@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -44,6 +44,7 @@ NOT_THE_FUNCTION = (
 """Fields of a model's config that cannot change a hidden state at inference."""
 
 TOKENIZE_AT_ONCE = 4096
+Loaded = TypeVar("Loaded")
 _REMEDY = (
     "Give a folder with config.json, tokenizer and weights by --text-model FOLDER, or --random-init SEED where only "
     "weights are lacking"
@@ -152,28 +153,33 @@ def load_text(spec: EncoderSpec) -> tuple[Any, Any, dict[str, Any], torch.nn.Mod
 
 
 def _load(spec: EncoderSpec) -> tuple[Any, Any, dict[str, Any], torch.nn.Module]:
-    """Tokenizer, config, the config's file as it stands, and the model.
+    """Tokenizer, config, the config's file as it stands, and the model."""
+    return _from_here_or_hub(spec, _load_from)
+
+
+def _from_here_or_hub(spec: EncoderSpec, load: Callable[[EncoderSpec, bool], Loaded]) -> Loaded:
+    """What `load` gives, which is told whether it must do without the hub.
 
     What the local hub cache holds is taken without asking the hub: a model does not change
     between two runs, and a machine without a network does not wait for one.
     """
     if Path(spec.model).is_dir():
-        return _load_from(spec, local_files_only=True)
+        return load(spec, True)
     if spec.model.startswith((".", "/", "~")) or spec.model.count("/") > 1:
         raise ModelError(f"cannot load the text model {spec.model!r}: there is no such folder. {_REMEDY}")
     try:
-        return _load_from(spec, local_files_only=True)
+        return load(spec, True)
     except ModelError as incomplete:
         try:
-            return _load_from(spec, local_files_only=False)
+            return load(spec, False)
         except OSError:
             raise incomplete from None  # the hub is out of reach; what is here says more
     except OSError:
-        return _load_from(spec, local_files_only=False)
+        return load(spec, False)
 
 
-def _load_from(spec: EncoderSpec, local_files_only: bool) -> tuple[Any, Any, dict[str, Any], torch.nn.Module]:
-    from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig
+def _load_tokenizer(spec: EncoderSpec, local_files_only: bool) -> tuple[Any, Any, dict[str, Any]]:
+    from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -182,6 +188,13 @@ def _load_from(spec: EncoderSpec, local_files_only: bool) -> tuple[Any, Any, dic
     config = AutoConfig.from_pretrained(spec.model, **source)
     tokenizer = AutoTokenizer.from_pretrained(spec.model, **source)
     _refuse_tokenizer(spec.model, tokenizer, config)
+    return tokenizer, config, raw
+
+
+def _load_from(spec: EncoderSpec, local_files_only: bool) -> tuple[Any, Any, dict[str, Any], torch.nn.Module]:
+    from transformers import AutoModel
+
+    tokenizer, config, raw = _load_tokenizer(spec, local_files_only)
     if spec.random_init is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(spec.random_init)
@@ -194,7 +207,8 @@ def _load_from(spec: EncoderSpec, local_files_only: bool) -> tuple[Any, Any, dic
                 dtype=torch.float32,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
-                **source,
+                local_files_only=local_files_only,
+                trust_remote_code=False,
             )
         _refuse_partial(spec.model, report)
     if hasattr(model, "pooler"):
@@ -290,3 +304,63 @@ def _tokenizer_digest(tokenizer: Any) -> str:
 def _well_formed(text: str) -> str:
     """Lone surrogates, which JSON allows and tokenizers refuse, become the replacement sign."""
     return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
+
+class WordPieces:
+    """Of which word each piece of a text is, as the text encoder of the same model cuts it.
+
+    Args:
+        model: name or folder; only its tokenizer and config are loaded.
+        max_length: longest text in tokens; None takes what the model was made for.
+
+    Attributes:
+        fields: of encoder keys: everything on which the pieces depend.
+        files: what it was read from.
+    """
+
+    def __init__(self, model: str, max_length: int | None) -> None:
+        spec = EncoderSpec("text", model, max_length=max_length)
+        with _explained(model):
+            self._tokenizer, config, _ = _from_here_or_hub(spec, _load_tokenizer)
+        self._max_length = longest_text(spec, self._tokenizer, config)
+        self.files = _files(spec.model)
+        self.fields = {
+            "tokenizer": _tokenizer_digest(self._tokenizer),
+            "max_length": self._max_length,
+            "truncation": "end" if self._tokenizer.truncation_side == "right" else "start",
+        }
+
+    def of(self, rows: Sequence[Sequence[str]]) -> list[np.ndarray | str]:
+        """For each row of words `int64 (T,)`: the number of each token's word, -1 at special tokens.
+
+        The text is the words with a space between. Where a piece is of two words, nothing can be
+        aligned: then the reason stands in the place of the array.
+        """
+        found: list[np.ndarray | str] = []
+        for start in range(0, len(rows), TOKENIZE_AT_ONCE):
+            chunk = [[_well_formed(word) for word in words] for words in rows[start : start + TOKENIZE_AT_ONCE]]
+            texts = [" ".join(words) for words in chunk]
+            encoded = self._tokenizer(texts, truncation=True, max_length=self._max_length, return_attention_mask=False)
+            found += [_words_of(words, one) for words, one in zip(chunk, encoded.encodings, strict=True)]
+        return found
+
+
+def _words_of(words: Sequence[str], encoding: Any) -> np.ndarray | str:
+    """By the characters that each piece was made from, for a tokenizer's own words are parted at signs too."""
+    text = " ".join(words)
+    lengths = np.array([len(word) + 1 for word in words], dtype=np.int64)
+    ends = np.cumsum(lengths) - 1
+    places = []
+    for (start, end), token, special in zip(
+        encoding.offsets, encoding.tokens, encoding.special_tokens_mask, strict=True
+    ):
+        if special:
+            places.append(-1)
+            continue
+        # Some tokenizers count the space before a word to its first piece.
+        first = end - len(text[start:end].lstrip())
+        word = int(np.searchsorted(ends, first, side="right"))
+        if word == len(words) or first + len(text[first:end].rstrip()) > ends[word]:
+            return f"the piece {token!r} of the text is not of one word, so that nothing can be aligned with it"
+        places.append(word)
+    return np.array(places, dtype=np.int64)

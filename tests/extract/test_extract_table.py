@@ -41,8 +41,10 @@ def test_named_column_that_is_not_there(tmp_path: Path):
     path = write(tmp_path, "id,text\n1,a\n")
     with pytest.raises(DataError, match=r"posts\.csv has no column 'body' for text; it has id, text: see --columns"):
         read_manifest(path, columns={"text": "body"})
-    with pytest.raises(UsageError, match="there is no role colour; use id, text, image"):
-        read_manifest(path, columns={"colour": "text"})
+    with pytest.raises(UsageError, match="Colour can be no role; use id, text, image"):
+        read_manifest(path, columns={"Colour": "text"})
+    with pytest.raises(DataError, match="line 2: text is taken for the modality 'lable', whose cells are paths"):
+        read_manifest(path, columns={"lable": "text"})
 
 
 def test_missing_columns_say_what_was_looked_for_and_found(tmp_path: Path):
@@ -176,5 +178,5 @@ def test_unknown_layouts_say_what_is_known(tmp_path: Path):
         read_manifest(tmp_path)
     for part in ("holds notes.md", "mvsa: a folder with data/<id>.txt", "table: a CSV, TSV or JSONL table"):
         assert part in str(caught.value)
-    with pytest.raises(UsageError, match="there is no layout 'csv'; choose one of mvsa, table"):
+    with pytest.raises(UsageError, match="there is no layout 'csv'; choose one of mvsa, mosi, table"):
         read_manifest(tmp_path, layout="csv")

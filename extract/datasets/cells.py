@@ -1,0 +1,106 @@
+"""Cells of a table as what encoders take: texts, paths of files, arrays, rows of columns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache import canonical_json
+from extract.arrays import written_array
+from extract.encoders.spec import TABULAR, kind_of
+from extract.manifest import Aligned, Content, inside
+
+ABOUT_ROWS = ("id", "label", "split", "group", "words")
+"""Roles that are no modalities."""
+
+
+def text_of(row: Mapping[str, Any], column: str) -> str:
+    """A cell as stripped text, empty for null and NaN. Raises ValueError for lists and objects."""
+    value = row.get(column)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if not isinstance(value, str | int | float):
+        raise ValueError(f"{column} must be text or a number, found {type(value).__name__}")
+    return str(value).strip()
+
+
+def inputs_of(row: Mapping[str, Any], used: Mapping[str, str], root: Path) -> dict[str, Content]:
+    """What the row has of each modality.
+
+    Args:
+        row: cells by column.
+        used: column by role.
+        root: the table's folder.
+
+    Raises:
+        ValueError: what is wrong with the row.
+    """
+    found: dict[str, Content] = {}
+    for role, column in used.items():
+        content = None if role in ABOUT_ROWS else _content(row, role, column, root)
+        if content is not None:
+            found[role] = content
+    return with_words(found, words_of(row, used["words"])) if "words" in used else found
+
+
+def words_of(row: Mapping[str, Any], column: str) -> tuple[str, ...]:
+    """The words of a row, a list or a text with spaces between them. Raises ValueError."""
+    value = row.get(column)
+    words = value if isinstance(value, list) else text_of(row, column).split()
+    if not all(isinstance(word, str | int | float) and str(word).strip() for word in words):
+        raise ValueError(f"{column} must be a list of words, none of them empty")
+    return tuple(" ".join(str(word).split()) for word in words)
+
+
+def with_words(found: Mapping[str, Content], words: tuple[str, ...]) -> dict[str, Content]:
+    """The same where arrays belong to words; the text is these words. Raises ValueError for another text."""
+    text = " ".join(words)
+    if "text" in found and " ".join(str(found["text"]).split()) != text:
+        raise ValueError(
+            "the text is not its words with a space between, so that no array can be aligned with it; "
+            "leave the text out of --columns, and it is made of the words"
+        )
+    inputs: dict[str, Content] = {"text": text} if text else {}
+    for role, content in found.items():
+        if kind_of(role, "") not in ("text", "image", TABULAR) and isinstance(content, Path | bytes):
+            content = Aligned(content, words)
+        inputs.setdefault(role, content)
+    return inputs
+
+
+def array_of(row: Mapping[str, Any], role: str, column: str, root: Path) -> Path | bytes | None:
+    """The path of a `.npy` file, or the bytes of one with the numbers that the row lists. Raises ValueError."""
+    value = row.get(column)
+    if isinstance(value, list):
+        try:
+            return written_array(np.asarray(value, dtype=np.float64))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{column} must be a list of numbers, or of equally long lists of numbers") from error
+    name = text_of(row, column)
+    if name and not name.lower().endswith(".npy"):
+        raise ValueError(
+            f"{column} is taken for the modality {role!r}, whose cells are paths of .npy files; found {name[:80]!r}"
+        )
+    return _file(name, root, "array")
+
+
+def _content(row: Mapping[str, Any], role: str, column: str, root: Path) -> Content | None:
+    kind = kind_of(role, "")
+    if kind == TABULAR:
+        cells = {name: text_of(row, name) for name in column.split("+")}
+        return canonical_json(cells).decode("ascii") if any(cells.values()) else None
+    if kind == "text":
+        return text_of(row, column) or None
+    return _file(text_of(row, column), root, "image") if kind == "image" else array_of(row, role, column, root)
+
+
+def _file(name: str, root: Path, what: str) -> Path | None:
+    path = inside(root, name) if name else None
+    if name and path is None:
+        files = "pictures" if what == "image" else "arrays"
+        raise ValueError(f"the {what} {name!r} lies outside {root}; {files} must lie under the table's folder")
+    return path

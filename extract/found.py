@@ -1,0 +1,97 @@
+"""What the data itself decides of the encoders of modalities that are neither texts nor images."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from cache import DataError, listing
+from extract.arrays import array_width
+from extract.decode import DecodeError
+from extract.encoders.spec import ARRAY, DEFAULT_MODELS, TABULAR, kind_of
+from extract.manifest import Aligned, Content, Manifest
+
+LOOKED_AT = 64
+"""Arrays whose width is asked for; most of them are taken to be right."""
+CATEGORIES = 1000
+"""Most categories of a column: each becomes a column of its own."""
+
+
+def found_in(manifest: Manifest, modalities: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
+    """By modality the fields of its `EncoderSpec`, and `aligned` where its arrays belong to words.
+
+    Args:
+        manifest: the data set; of arrays the first files are opened.
+        modalities: which to look at; all by default.
+
+    Raises:
+        DataError: the data lacks a modality, no array of one can be read, or a column is no category.
+    """
+    lacking = [name for name in modalities or () if name not in manifest.modalities and name not in DEFAULT_MODELS]
+    if lacking:
+        raise DataError(
+            f"{manifest.path} has no {listing(lacking)}; it has {listing(manifest.modalities)}: "
+            "see --modalities and --columns"
+        )
+    found: dict[str, dict[str, Any]] = {}
+    for modality in manifest.modalities:
+        if kind_of(modality, "") in DEFAULT_MODELS or (modalities is not None and modality not in modalities):
+            continue
+        contents = [sample.inputs[modality] for sample in manifest.samples if modality in sample.inputs]
+        if kind_of(modality, "") == TABULAR:
+            columns = _columns([str(content) for content in contents])
+            found[modality] = {"model": TABULAR, "precision": "fp32", "columns": columns}
+            continue
+        aligned = any(isinstance(content, Aligned) for content in contents)
+        width = _width(modality, contents)
+        found[modality] = {"model": ARRAY, "precision": "fp32", "width": width, "aligned": aligned}
+    return found
+
+
+def _width(modality: str, contents: Sequence[Content]) -> int:
+    """Columns of most of the first arrays."""
+    widths: Counter[int] = Counter()
+    problem = "no row has one"
+    for content in contents:
+        array = content.array if isinstance(content, Aligned) else content
+        if not isinstance(array, Path | bytes) or widths.total() == LOOKED_AT:
+            break
+        try:
+            widths[array_width(array)] += 1
+        except (DecodeError, OSError) as error:
+            place = f"{array}: " if isinstance(array, Path) else ""
+            problem = place + (error.strerror if isinstance(error, OSError) and error.strerror else str(error))
+    if not widths:
+        raise DataError(f"none of the {len(contents)} arrays of {modality} can be read ({problem}); see --modalities")
+    return widths.most_common(1)[0][0]
+
+
+def _columns(rows: Sequence[str]) -> tuple[tuple[str, tuple[str, ...] | None], ...]:
+    """Name and categories of each column; None for one that holds numbers alone."""
+    cells: dict[str, dict[str, None]] = {}
+    for row in rows:
+        for name, cell in json.loads(row).items():
+            cells.setdefault(name, {}).update({cell: None} if cell else {})
+    columns = []
+    for name, values in cells.items():
+        numbers = all(number_of(value) is not None for value in values)
+        if not numbers and len(values) > CATEGORIES:
+            raise DataError(
+                f"the column {name} holds {len(values)} different values, such as {listing(list(values), 3)}: too many "
+                f"for categories, of which {CATEGORIES} are taken; leave it out of --columns tabular=..."
+            )
+        columns.append((name, None if numbers else tuple(sorted(values))))
+    return tuple(columns)
+
+
+def number_of(cell: str) -> float | None:
+    """The finite number that a cell holds, else None."""
+    try:
+        value = float(cell)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

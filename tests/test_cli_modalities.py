@@ -1,0 +1,84 @@
+"""Further modalities from the command line: word-aligned arrays, two images a row, columns of a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cache import load
+from tests.conftest import WORDS, Result
+
+Run = Callable[..., Result]
+COLUMNS = "audio=sound,words=words,tabular=views+channel,image=still,image_2=face,label=label,id=id"
+
+
+def write_talks(folder: Path, count: int = 24, unlabelled: int = 2) -> Path:
+    draw = np.random.default_rng(0)
+    for name in ("sound", "stills"):
+        (folder / name).mkdir(parents=True)
+    rows = []
+    for number in range(count + unlabelled):
+        mood = "good" if number % 2 else "bad"
+        words = [str(word) for word in draw.choice(WORDS[mood], 3 + number % 3)]
+        np.save(folder / "sound" / f"{number}.npy", draw.normal(size=(len(words), 6)))
+        for kind in ("still", "face")[: 1 + number % 2]:
+            colour = tuple(int(part) for part in draw.integers(0, 256, 3))
+            Image.new("RGB", (32, 32), colour).save(folder / "stills" / f"{kind}{number}.png")
+        rows.append(
+            {
+                "id": number,
+                "words": words,
+                "sound": f"sound/{number}.npy",
+                "views": number * 10,
+                "channel": "ab"[number % 3 == 0],
+                "still": f"stills/still{number}.png",
+                "face": f"stills/face{number}.png" if number % 2 else None,
+                "label": mood if number < count else None,
+            }
+        )
+    (folder / "talks.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return folder
+
+
+def test_from_columns_to_heads_and_new_labels(run: Run, tmp_path: Path, models: list[str]) -> None:
+    talks = write_talks(tmp_path / "talks")
+    done = run("extract", talks, *models, "--columns", COLUMNS, "--tokens", "--json")
+    assert done.code == 0, done.err
+    assert done.json["missing"] == {"text": 0, "image": 0, "image_2": 13, "audio": 0, "tabular": 0}
+    table = load(tmp_path / "features")
+    assert {name: part.stop - part.start for name, part in table.blocks.items()}["tabular"] == 4
+    assert table.tokens("audio").lengths.tolist() == table.tokens("text").lengths.tolist()
+    again = run("extract", talks, *models, "--columns", COLUMNS, "--tokens", "--json")
+    assert again.json["encoded"] == 0
+    for head, modalities in (("cmbert", "text,audio"), ("mlp", "all")):
+        options = ["--set", "epochs=2", "--folds", "2", "--out", head]
+        fused = run("fuse", "--head", head, "--modalities", modalities, *options)
+        assert fused.code == 0, fused.err
+        found = run("predict", "--run", head, talks, "--columns", COLUMNS, "-o", f"{head}.csv", "--json")
+        assert found.code == 0, found.err
+        assert (found.json["encoded"], found.json["rows"]) == (0, 2)
+
+
+def test_the_mosi_layout_needs_no_columns(run: Run, tmp_path: Path, models: list[str]) -> None:
+    talks = write_talks(tmp_path / "talks")
+    (talks / "sound").rename(talks / "audio")
+    (talks / "talks.jsonl").rename(talks / "mosi_dev.jsonl")
+    done = run("extract", talks, *models, "--tokens", "--json")
+    assert done.code == 0, done.err
+    assert list(done.json["encoders"]) == ["text", "audio"]
+
+
+def test_what_a_run_needs_and_the_data_lacks_is_said(run: Run, tmp_path: Path, models: list[str]) -> None:
+    talks = write_talks(tmp_path / "talks")
+    assert run("extract", talks, *models, "--columns", COLUMNS, "--modalities", "text,audio").code == 0
+    assert run("fuse", "--head", "logreg", "--out", "r").code == 0
+    lacking = run("predict", "--run", "r", talks, "--columns", "words=words")
+    assert lacking.code == 1
+    assert "has no audio; it has text: see --modalities and --columns" in lacking.err
+    unknown = run("extract", talks, *models, "--columns", COLUMNS, "--modalities", "text,smell")
+    assert unknown.code == 1
+    assert "has no smell; it has text, image, image_2, audio, tabular: see --modalities and --columns" in unknown.err
