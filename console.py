@@ -235,11 +235,12 @@ def tuning_wanted(options: Mapping[str, Any], manifest: Manifest, store: Path) -
     from extract import Tuning
     from tuning import TUNABLE, Wanted
 
-    modalities = parse_modalities(options["modalities"]) or manifest.modalities
-    tune = parse_names(options["tune"]) or tuple(name for name in modalities if name in TUNABLE)
-    strange = [name for name in tune if name not in modalities]
-    if strange or not tune:
-        raise click.UsageError(f"--tune names {strange or 'nothing'}; the modalities are {', '.join(modalities)}")
+    specs = chosen_specs(options, parse_modalities(options["modalities"]) or manifest.modalities, {}, manifest)
+    able = [spec.modality for spec in specs if spec.kind in TUNABLE]
+    tune = parse_names(options["tune"]) or tuple(able)
+    if not tune or not set(tune) <= set(able):
+        shown = ", ".join(able) or "none"
+        raise click.UsageError(f"--tune names {', '.join(tune) or 'nothing'}; encoders that can be tuned: {shown}")
     rates, params = parse_numbers("--lr", options["lr"], float), parse_assignments(options["assignments"])
     if "head" in rates:
         params["learning_rate"] = rates.pop("head")
@@ -253,7 +254,7 @@ def tuning_wanted(options: Mapping[str, Any], manifest: Manifest, store: Path) -
     )
     return Wanted(
         store=store,
-        specs=chosen_specs(options, modalities, {}),
+        specs=specs,
         tune=tune,
         head=options["head"],
         params=params,

@@ -122,7 +122,7 @@ def encode_tuned(manifest: Manifest, name: str, store: Path, as_json: bool, opti
         return 0
 
     def chosen(modalities: Iterable[str], base: Mapping[str, Mapping[str, Any]]) -> tuple[EncoderSpec, ...]:
-        return chosen_specs(options, parse_modalities(options["modalities"]) or modalities, base)
+        return chosen_specs(options, parse_modalities(options["modalities"]) or modalities, base, manifest)
 
     results, lines, failed = [], [f"encoders of {run}"], False
     for view in views_of(run, manifest, name, chosen, store):
@@ -148,6 +148,6 @@ def _tuned_first(manifest: Manifest, name: str, store: Path, options: Mapping[st
     # Options without a default have a mark of click's own.
     given = {one.name: one.get_default(click.Context(finetune)) for one in finetune.params}
     defaults = {name: value if isinstance(value, str | int | float | bool) else None for name, value in given.items()}
-    defaults = {**defaults, "assignments": ()}
-    done = finetuned(manifest, name, tuning_wanted({**defaults, **options}, manifest, store))
+    asked = {**defaults, **options, "assignments": ()}
+    done = finetuned(manifest, name, tuning_wanted(asked, manifest, store))
     return None if done is None else done.folder

@@ -209,6 +209,6 @@ def tunable(spec: EncoderSpec, tokens: bool) -> Tunable:
         UsageError: there is nothing to tune in the encoder of this modality.
     """
     kinds: dict[str, type[Tunable]] = {"text": TunableText, "image": TunableImage}
-    if spec.modality not in kinds:
+    if spec.kind not in kinds:
         raise UsageError(f"the modality {spec.modality!r} has no encoder to tune; leave it out of --tune")
-    return kinds[spec.modality](spec, tokens)
+    return kinds[spec.kind](spec, tokens)

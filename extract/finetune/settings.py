@@ -16,7 +16,7 @@ SCHEDULES = {
 """Of the learning rate, and transformers' names for them."""
 PRECISIONS = ("auto", "fp32", "bf16")
 RATES = {"text": 5e-5, "image": 1e-4}
-"""Learning rates by modality."""
+"""Learning rates of encoders."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,6 @@ class Tuning:
         """Whether it needs validation rows."""
         return self.patience is not None or self.schedule == "plateau"
 
-    def rate(self, modality: str) -> float:
-        """The learning rate of a modality's encoder."""
-        return self.rates.get(modality, RATES.get(modality, RATES["text"]))
+    def rate(self, modality: str, kind: str) -> float:
+        """The learning rate of a modality's encoder, which is for texts or pictures."""
+        return self.rates.get(modality, RATES[kind])

@@ -30,7 +30,7 @@ class Joined(nn.Module):
     """Encoders, and a module that makes a loss of their outputs.
 
     Args:
-        encoders: by modality.
+        encoders: by modality; several may share one.
         top: called with row numbers `(b,)` and, by modality, what the encoder gave; rows that lack the
             modality hold zeros, and a modality that no row of the batch has is left out. Gives a loss. Its
             `learning_rate` and `weight_decay` are those of its parameters.
@@ -38,12 +38,16 @@ class Joined(nn.Module):
 
     def __init__(self, encoders: Mapping[str, Tunable], top: nn.Module) -> None:
         super().__init__()
-        self.encoders, self.top = nn.ModuleDict(dict(encoders)), top
-        self.by_name = dict(encoders)
+        self.by_name, self.top = dict(encoders), top
+        owners: dict[int, str] = {}
+        self._owner = {name: owners.setdefault(id(encoder), name) for name, encoder in encoders.items()}
+        self.encoders = nn.ModuleDict({name: one for name, one in encoders.items() if self._owner[name] == name})
 
     def forward(self, rows: Tensor, inputs: Mapping[str, Any], places: Mapping[str, Tensor]) -> Tensor:
         """The loss of a batch."""
-        given = {name: _spread(self.encoders[name](inputs[name]), places[name], len(rows)) for name in inputs}
+        given = {
+            name: _spread(self.encoders[self._owner[name]](inputs[name]), places[name], len(rows)) for name in inputs
+        }
         with torch.autocast(rows.device.type, enabled=False):  # the head is small, and worth its digits
             loss: Tensor = self.top(rows, given)
         return loss
@@ -200,13 +204,14 @@ class _Told(TrainerCallback):
 def _groups(joined: Joined, tuning: Tuning) -> list[dict[str, Any]]:
     """Parameters by learning rate and decay."""
     found = []
-    for name, encoder in joined.by_name.items():
+    for name in joined.encoders:
+        encoder = joined.by_name[name]
         learning = [(own, part) for own, part in encoder.named_parameters() if part.requires_grad]
         for decays in (True, False):
             chosen = [part for _, part in learning if (part.ndim > 1) == decays]
             if chosen:
                 decay = tuning.weight_decay if decays else 0.0
-                found.append({"params": chosen, "lr": tuning.rate(name), "weight_decay": decay})
+                found.append({"params": chosen, "lr": tuning.rate(name, encoder.spec.kind), "weight_decay": decay})
     head = [part for part in joined.top.parameters() if part.requires_grad]
     return [*found, {"params": head, "lr": joined.top.learning_rate, "weight_decay": joined.top.weight_decay}]
 

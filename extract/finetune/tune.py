@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,9 +42,10 @@ class Lesson:
     rows: np.ndarray
     held: np.ndarray
 
-    def tuned_on(self, modality: str) -> dict[str, Any]:
-        """What an encoder that learned from it has seen: the content of the training and of the watched rows."""
-        seen = {self.items[modality][row] for row in (*self.rows.tolist(), *self.held.tolist())} - {NO_ITEM}
+    def tuned_on(self, modalities: Sequence[str]) -> dict[str, Any]:
+        """What an encoder of these modalities has seen: their content in the training and in the watched rows."""
+        rows = (*self.rows.tolist(), *self.held.tolist())
+        seen = {self.items[name][row] for name in modalities for row in rows} - {NO_ITEM}
         return {"data": self.data, "items": sorted(item.hex() for item in seen)}
 
 
@@ -86,7 +86,7 @@ def tune(
         UsageError: the tuning names what there is not.
     """
     by_token = set(cast("Sequence[str]", top.by_token))
-    encoders = {spec.modality: tunable(spec, spec.modality in by_token) for spec in specs}
+    encoders = _encoders(specs, by_token)
     _check(encoders, lesson, tuning)
     for name, count in tuning.freeze.items():
         encoders[name].freeze(count)
@@ -96,13 +96,26 @@ def tune(
     rows, held = lesson.rows.tolist(), lesson.held.tolist()
     trained = train(joined, raw, rows, held, tuning, runtime, folder / CHECKPOINTS, progress)
     joined.cpu()
-    for name in adapted:
-        encoders[name].model = encoders[name].model.merge_and_unload()  # type: ignore[operator, union-attr]
-    made = []
+    for encoder in adapted:
+        encoder.model = encoder.model.merge_and_unload()
+    made, saved = [], dict[int, dict[str, Any]]()
     for spec in specs if keeps else ():
-        fields = encoders[spec.modality].save(folder / ENCODERS / spec.modality)
-        made.append(dataclasses.replace(spec, **fields, tuned_on=lesson.tuned_on(spec.modality)))
+        encoder = encoders[spec.modality]
+        if id(encoder) not in saved:
+            saved[id(encoder)] = encoder.save(folder / ENCODERS / spec.modality)
+        sharing = [name for name, one in encoders.items() if one is encoder]
+        made.append(replace(spec, **saved[id(encoder)], tuned_on=lesson.tuned_on(sharing)))
     return Tuned(tuple(made), trained)
+
+
+def _encoders(specs: Sequence[EncoderSpec], by_token: Collection[str]) -> dict[str, Tunable]:
+    """Encoders by modality; modalities that start from the same one share it, such as several pictures of a row."""
+    found: dict[str, Tunable] = {}
+    for spec in specs:
+        by = spec.modality in by_token
+        same = (one for one in found.values() if replace(one.spec, modality=spec.modality) == spec and one.tokens == by)
+        found[spec.modality] = next(same, None) or tunable(spec, by)
+    return found
 
 
 def _check(encoders: Mapping[str, Tunable], lesson: Lesson, tuning: Tuning) -> None:
@@ -111,17 +124,17 @@ def _check(encoders: Mapping[str, Tunable], lesson: Lesson, tuning: Tuning) -> N
         raise UsageError(f"{listing(strange)} is not among the modalities that are tuned: {listing(list(encoders))}")
     if tuning.watches and not len(lesson.held):
         raise UsageError("patience, and the schedule plateau, need rows whose loss is watched; there are none")
-    if (tuning.lora or tuning.checkpointing) and "text" not in encoders:
+    texts = [name for name, encoder in encoders.items() if encoder.spec.kind == "text"]
+    if (tuning.lora or tuning.checkpointing) and not texts:
         raise UsageError("LoRA and checkpointing are for a text model, and none is tuned")
-    if tuning.lora and "text" in tuning.freeze:
+    if tuning.lora and set(texts) & set(tuning.freeze):
         raise UsageError("LoRA leaves all weights of the text model as they are; leave out --freeze text=...")
 
 
-def _adapted(encoders: Mapping[str, Tunable], tuning: Tuning) -> list[str]:
-    """Puts LoRA's layers and checkpoints of activations where they are asked for; names what LoRA adapts."""
-    texts = [name for name, encoder in encoders.items() if encoder.spec.modality == "text"]
-    for name in texts:
-        encoder: Any = encoders[name]
+def _adapted(encoders: Mapping[str, Tunable], tuning: Tuning) -> list[Any]:
+    """Puts LoRA's layers and checkpoints of activations where they are asked for; gives what LoRA adapts."""
+    texts: list[Any] = list({id(one): one for one in encoders.values() if one.spec.kind == "text"}.values())
+    for encoder in texts:
         if tuning.checkpointing:
             encoder.model.gradient_checkpointing_enable({"use_reentrant": False})
         if tuning.lora:
