@@ -36,7 +36,8 @@ def speech_model(folder: Path, name: str, settings: Mapping[str, Any] | None = N
     logging.disable_progress_bar()
     norm = "group" if name == "group" else "layer"
     kinds = (HubertConfig, HubertModel) if name == "hubert" else (Wav2Vec2Config, Wav2Vec2Model)
-    own = {**SMALL, "feat_extract_norm": norm, "conv_bias": norm == "layer", **config}
+    large = {"do_stable_layer_norm": name == "layer", "conv_bias": norm == "layer"}
+    own = {**SMALL, "feat_extract_norm": norm, **large, **config}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         kinds[1](kinds[0](**own)).save_pretrained(folder)
