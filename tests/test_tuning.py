@@ -368,3 +368,18 @@ def test_a_column_that_hardly_varies_has_no_huge_gradient(ask, tmp_path, posts, 
     slopes = given.grad.norm(dim=0)
     assert torch.isfinite(slopes).all()
     assert slopes[3] <= 100 * slopes.median() * 10
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "passes"),
+    [
+        (2560, {}, 3),
+        (100_000, {}, 3),
+        (1284, {}, 6),
+        (1284, {"accumulate": 2}, 12),
+        (20, {}, 20),
+        (1284, {"epochs": 1}, 1),
+    ],
+)
+def test_small_data_is_seen_more_often(rows, options, passes):
+    assert Tuning(**options).passes(rows) == passes
