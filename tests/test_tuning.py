@@ -383,3 +383,89 @@ def test_a_column_that_hardly_varies_has_no_huge_gradient(ask, tmp_path, posts, 
 )
 def test_small_data_is_seen_more_often(rows, options, passes):
     assert Tuning(**options).passes(rows) == passes
+
+
+# Other tasks, heads and ways
+
+
+def test_numbers_are_learned_too(ask, posts):
+    rows = (posts / "posts.csv").read_text().replace(",bad", ",-1.5").replace(",good", ",2.25")
+    (posts / "posts.csv").write_text(rows)
+    done = ask("text", rates={"text": 3e-3}, epochs=40, schedule="constant", warm_up=0.0, task="regression")
+    assert done.tuned[0]["history"][-1]["train_loss"] < 0.05
+    assert {"mae", "corr"} <= set(done.metrics)
+
+
+def test_class_weights_move_the_loss(ask):
+    weights = (None, {"good": 1.0, "bad": 9.0})
+    still = {"epochs": 1, "rates": {"text": 0.0}}
+    losses = [
+        ask("text", out=f"run {n}", params={"class_weight": one, "learning_rate": 1e-9}, **still).tuned[0]["history"]
+        for n, one in enumerate(weights)
+    ]
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize("option", [{"checkpointing": True}, {"accumulate": 2, "batch_size": 4}])
+def test_saving_memory_changes_nothing_but_digits(ask, monkeypatch, option):
+    real = Finetuning._parted
+    monkeypatch.setattr(Finetuning, "_parted", lambda *args: tuple(rows[:16] for rows in real(*args)))  # whole batches
+    options = {"rates": {"text": 1e-3}, "batch_size": 8, "epochs": 3}
+    plain, saving = ask("text", out="plain", **options), ask("text", out="saving", **{**options, **option})
+    losses = [[epoch["train_loss"] for epoch in done.tuned[0]["history"]] for done in (plain, saving)]
+    assert max(losses[0]) > 1.01 * min(losses[0])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
+
+
+def test_bfloat16_trains_nearly_the_same(ask):
+    full, half = (ask("text", out=name, precision=name, epochs=4, rates={"text": 1e-3}) for name in ("fp32", "bf16"))
+    losses = [[epoch["train_loss"] for epoch in done.tuned[0]["history"]] for done in (full, half)]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=0.05)
+    assert losses[0] != losses[1]
+
+
+def test_two_pictures_of_a_row_share_one_encoder(ask, tmp_path, posts, shufflenet):  # noqa: F811
+    from PIL import Image
+
+    lines = (posts / "posts.csv").read_text().splitlines()
+    for number in range(32):
+        Image.new("RGB", (40, 40), (8 * number, 0, 0)).save(posts / f"second-{number}.png")
+    more = ["image_2", *(f"second-{number}.png" for number in range(32))]
+    (posts / "posts.csv").write_text("\n".join(f"{line},{one}" for line, one in zip(lines, more, strict=True)))
+    spec = EncoderSpec("image", "shufflenet_v2_x0_5", weights=str(shufflenet))
+    specs = (spec, replace(spec, modality="image_2"))
+    manifest = read_manifest(posts, columns={"image": "image", "image_2": "image_2", "label": "label", "id": "id"})
+    names = ("image", "image_2")
+    tuning_ = Tuning(precision="fp32", epochs=1, batch_size=8, rates={"image": 1e-3})
+    wanted = Wanted(tmp_path / "store", specs, names, "linear", {}, tuning_, device="cpu")
+    done = Finetuning(manifest, "posts", wanted, lambda *_: None).run(tmp_path / "run", tmp_path)
+    encoders = load_run(done.folder).encoders
+    assert encoders["image"]["encoder"] == encoders["image_2"]["encoder"]
+    assert encoders["image"]["spec"]["tuned_on"] == encoders["image_2"]["spec"]["tuned_on"]
+
+
+@pytest.mark.parametrize("head", ["cmbert", "ef-lstm"])
+def test_aligned_sound_stands_beside_words_that_learn(tmp_path, sure, head):
+    draw = np.random.default_rng(0)
+    lines = []
+    for number in range(24):
+        words = draw.choice(WORDS, 2 + number % 3).tolist()
+        np.save(tmp_path / f"{number}.npy", draw.normal(size=(len(words), 4)).astype(np.float32))
+        lines.append(
+            json.dumps({"id": f"u{number}", "words": words, "audio": f"{number}.npy", "label": float(draw.normal())})
+        )
+    (tmp_path / "sound.jsonl").write_text("\n".join(lines) + "\n")
+    columns = {"audio": "audio", "words": "words", "label": "label", "id": "id"}
+    manifest = read_manifest(tmp_path / "sound.jsonl", columns=columns)
+    from extract import choose_specs, found_in
+
+    names = ("text", "audio")
+    specs = choose_specs(names, {"text": {"model": str(sure), "precision": "fp32"}}, {}, {}, found_in(manifest, names))
+    how = Tuning(precision="fp32", epochs=30, batch_size=8, rates={"text": 3e-3}, schedule="constant", warm_up=0.0)
+    wanted = Wanted(
+        tmp_path / "store", specs, ("text",), head, {"learning_rate": 1e-2}, how, task="regression", device="cpu"
+    )
+    done = Finetuning(manifest, "sound", wanted, lambda *_: None).run(tmp_path / "run", tmp_path)
+    history = done.tuned[0]["history"]
+    assert history[-1]["train_loss"] < 0.3 * history[0]["train_loss"]
+    assert done.metrics["modalities"] == ["text", "audio"]
