@@ -7,7 +7,8 @@
 
 `ecnu`: the text model cross-fitted in 5 folds by `finetune`, alone and fused with frozen SqueezeNet 1.1 by
 `extract --finetuned` and `fuse`; commands as a user types them. `mosi`: trained on train.tsv, reported on dev.tsv,
-3 seeds, defaults. `cmbert`: CM-BERT tuned on 229 utterances with sound, against itself without. `step`: the same steps of the same model by our command's trainer and by a loop of twenty lines.
+3 seeds, defaults. `cmbert`: CM-BERT tuned on 229 utterances with sound, against itself without. `step`: the same
+steps of the same model by our command's trainer and by a loop of twenty lines.
 Each writes `results/finetune_*` beside this script.
 """
 
@@ -196,9 +197,9 @@ def cmbert(data: Path, text_model: Path) -> None:
         lines.append(f"| {name} | {' | '.join(f'{one[key]:.3f}' for key in shown)} | {one['seconds']:.0f} |")
     lines += [
         "",
-        f"{rows['CM-BERT, text + audio']['n']} utterances of 10 videos, cross-fitted in 5 folds that keep videos whole, one seed. MiniLM-L6",
-        "is tuned at 2e-5 under CM-BERT's masked multimodal attention at 1e-2, dropout 0.3, batches of 24, as the paper has it;",
-        "passes by our default for small data. The paper trains on 1284 utterances with BERT-base.",
+        f"{rows['CM-BERT, text + audio']['n']} utterances of 10 videos, cross-fitted in 5 folds that keep videos whole,",
+        "one seed. MiniLM-L6 is tuned at 2e-5 under CM-BERT's masked multimodal attention at 1e-2, dropout 0.3, batches",
+        "of 24, as the paper has it; passes by our default for small data. The paper trains on 1284 utterances.",
     ]
     result = {"machine": machine("accelerate"), "rows": rows}
     click.echo(
