@@ -143,7 +143,7 @@ tuning_options = _options(
     click.option(
         "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A parameter of the head; repeatable."
     ),
-    click.option("--epochs", default=3, show_default=True, help="Passes over the training rows."),
+    click.option("--epochs", type=int, help="Passes over the data.  [default: 3; of small data what makes 240 steps]"),
     click.option("--batch-size", default=32, show_default=True, help="Rows a step (and process)."),
     click.option("--accumulate", default=1, show_default=True, help="Batches that are added up for one step."),
     click.option("--lr", metavar="PART=RATE,...", help="Learning rates.  [default: text=5e-5,image=1e-4,head=1e-3]"),
