@@ -122,7 +122,12 @@ def encode_tuned(manifest: Manifest, name: str, store: Path, as_json: bool, opti
         return 0
 
     def chosen(modalities: Iterable[str], base: Mapping[str, Mapping[str, Any]]) -> tuple[EncoderSpec, ...]:
-        return chosen_specs(options, parse_modalities(options["modalities"]) or modalities, base, manifest)
+        names = parse_modalities(options["modalities"]) or modalities
+        if not options["finetune"]:
+            return chosen_specs(options, names, base, manifest)
+        # The options have named what was tuned, just now.
+        specs = chosen_specs(options, names, {}, manifest)
+        return tuple(replace(spec, **base[spec.modality]) if spec.modality in base else spec for spec in specs)
 
     results, lines, failed = [], [f"encoders of {run}"], False
     for view in views_of(run, manifest, name, chosen, store):

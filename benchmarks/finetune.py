@@ -199,7 +199,7 @@ def cmbert(data: Path, text_model: Path) -> None:
         "",
         f"{rows['CM-BERT, text + audio']['n']} utterances of 10 videos, cross-fitted in 5 folds that keep videos",
         "whole, one seed. MiniLM-L6 is tuned at 2e-5 under CM-BERT's masked multimodal attention at 1e-2, dropout 0.3,",
-        "batches of 24, as the paper has it; passes by our default for small data. The paper trains on 1284 utterances.",
+        "batches of 24, as the paper has it; passes by our default for small data. The paper trains on 1284 rows.",
     ]
     result = {"machine": machine("accelerate"), "rows": rows}
     click.echo(
