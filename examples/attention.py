@@ -18,7 +18,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cache import PipelineError, load
+from cache import PipelineError, UsageError, load
 from extract import originals
 from fuse import load_run
 
@@ -70,7 +70,7 @@ def pieces_of(spec: Any, texts: Sequence[str]) -> list[list[str]]:
     tokenizer = AutoTokenizer.from_pretrained(spec["model"])
     longest = spec["max_length"] or min(tokenizer.model_max_length, 512)
     ids = tokenizer(list(texts), truncation=True, max_length=longest)["input_ids"]
-    return [tokenizer.convert_ids_to_tokens(own) for own in ids]
+    return [[str(tokenizer.convert_ids_to_tokens(one)) for one in own] for own in ids]
 
 
 @click.command()
@@ -83,6 +83,8 @@ def main(folder: Path, store: Path, name: str, rows: int, output: Path) -> None:
     """Draw what a run's output takes from each word piece."""
     try:
         run, table = load_run(folder), load(store, name)
+        if not hasattr(run.model, "attention"):
+            raise UsageError(f"the head of {folder} has no attention; give a run of cmbert")
         true = judged_rows(folder)
         table = table[[id_ in true and bool(table.masks["text"][row]) for row, id_ in enumerate(table.ids.tolist())]]
         lengths = table.tokens("text").lengths.tolist()
@@ -90,7 +92,7 @@ def main(folder: Path, store: Path, name: str, rows: int, output: Path) -> None:
         ids = table.ids.tolist()
         shown = originals(table.view, ids).found
         pieces = pieces_of(run.encoders["text"]["spec"], [shown[id_].texts["text"] for id_ in ids])
-        weights = run.model.attention(table.select(list(run.encoders)))  # type: ignore[attr-defined]
+        weights = run.model.attention(table.select(list(run.encoders)))
     except PipelineError as error:
         raise click.ClickException(str(error)) from error
     draw([f"{id_}, label {true[id_]}" for id_ in ids], pieces, weights, output)
