@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 GRID_HELP = "Settings searched within each training part, never on the rows that judge."
 COLUMNS_HELP = (
     "Of a table: id, text, image, label, split, group, words. Further modalities: image_2=..., text_2=...; "
-    "tabular=price+brand, numbers and categories; any other name for .npy arrays, which words=... aligns with the text."
+    "tabular=price+brand, numbers and categories; audio=clip, audio files; any other name (or audio) for .npy arrays, "
+    "which words=... aligns with the text."
 )
 
 
@@ -129,6 +130,8 @@ encoder_options = _options(
         "--pooling", type=click.Choice(["mean", "cls"]), help="Text vector; both are stored.  [default: mean]"
     ),
     click.option("--max-length", type=int, help="Longest text in tokens; the model's own limit by default."),
+    click.option("--audio-model", help="Of audio files: like wav2vec 2.0 or HuBERT, by name or folder; no default."),
+    click.option("--max-seconds", type=int, help="Longest audio clip; the rest is cut off.  [default: 30]"),
     click.option("--random-init", metavar="SEED", help="Untrained weights: SEED, or text=SEED or image=SEED for one."),
     device_options,
 )
@@ -140,7 +143,7 @@ tuning_options = _options(
     click.option(
         "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A parameter of the head; repeatable."
     ),
-    click.option("--epochs", default=3, show_default=True, help="Passes over the training rows."),
+    click.option("--epochs", type=int, help="Passes over the data.  [default: 3; of small data what makes 240 steps]"),
     click.option("--batch-size", default=32, show_default=True, help="Rows a step (and process)."),
     click.option("--accumulate", default=1, show_default=True, help="Batches that are added up for one step."),
     click.option("--lr", metavar="PART=RATE,...", help="Learning rates.  [default: text=5e-5,image=1e-4,head=1e-3]"),
@@ -219,11 +222,13 @@ def chosen_specs(
 
     text = {"model": "text_model", "output": "pooling", "max_length": "max_length"}
     image = {"model": "image_model", "weights": "image_weights", "decoder": "decoder"}
+    audio = {"model": "audio_model", "max_length": "max_seconds"}
     kept = {"dtype": "dtype", "tokens": "tokens"}
     computed = {**kept, "precision": "precision"}
+    fields = {"text": text | computed, "image": image | computed, "audio": audio | computed, "array": kept}
     given = {
         modality: {key: options[name] for key, name in names.items() if options.get(name) is not None}
-        for modality, names in (("text", text | computed), ("image", image | computed), ("array", kept))
+        for modality, names in fields.items()
     }
     names = tuple(modalities)
     found = found_in(manifest, names) if manifest is not None else {}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cache import TOKENS, EncoderKey, FeatureStore, ModelError, Progress, StoreError, UsageError, listing, read_view
 from extract.encoders import build_encoder
 from extract.encoders.memo import recall, remember
-from extract.encoders.spec import COMPUTE, DEFAULT_MODELS, Encoder, EncoderSpec, outputs_of, without_tokens
+from extract.encoders.spec import COMPUTE, NETWORKS, Encoder, EncoderSpec, outputs_of, without_tokens
 from extract.manifest import Sample
 from extract.precision import choose_precision, probe_contents
 
@@ -86,10 +86,11 @@ class Chooser:
             )
         expected = self._expected.get(spec.modality, chosen.key.digest)
         if chosen.key.digest != expected:
+            option = f"--{spec.kind if spec.kind in NETWORKS else 'text'}-model"
             raise ModelError(
                 f"the run was trained on {spec.modality} features of the encoder {expected}, but {spec.model} is now "
                 f"{chosen.key.digest}: other weights, tokenizer, preprocessing or precision. Give the model of the run "
-                f"by --{'image' if spec.kind == 'image' else 'text'}-model, or train a new run on features of this one"
+                f"by {option}, or train a new run on features of this one"
             )
         if asked.files is not None:
             self._store.encoder(chosen.key.digest).create(chosen.key)
@@ -98,7 +99,7 @@ class Chooser:
 
     def _alike(self, spec: EncoderSpec) -> Chosen:
         """Settled once for `image` and `image_2`: measured twice, they might come to two precisions and two stores."""
-        like = replace(spec, modality=spec.kind, output=None) if spec.kind in DEFAULT_MODELS else spec
+        like = replace(spec, modality=spec.kind, output=None) if spec.kind in NETWORKS else spec
         if like not in self._before:
             self._before[like] = self._settled(spec) if spec.precision == "auto" else self._keyed(spec, "")
         found = self._before[like]

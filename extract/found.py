@@ -9,11 +9,12 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from cache import DataError, listing
+from cache import DataError, UsageError, listing
 from extract.arrays import array_width
 from extract.decode import DecodeError
-from extract.encoders.spec import ARRAY, DEFAULT_MODELS, TABULAR, kind_of
+from extract.encoders.spec import ARRAY, AUDIO, DEFAULT_MODELS, TABULAR, kind_of
 from extract.manifest import Aligned, Content, Manifest
+from extract.sound import COMPRESSED, have_soundfile, is_clip
 
 LOOKED_AT = 64
 """Arrays whose width is asked for; most of them are taken to be right."""
@@ -30,6 +31,7 @@ def found_in(manifest: Manifest, modalities: Collection[str] | None = None) -> d
 
     Raises:
         DataError: the data lacks a modality, no array of one can be read, or a column is no category.
+        UsageError: there are compressed audio files, and no library that reads them.
     """
     lacking = [name for name in modalities or () if name not in manifest.modalities and name not in DEFAULT_MODELS]
     if lacking:
@@ -46,10 +48,24 @@ def found_in(manifest: Manifest, modalities: Collection[str] | None = None) -> d
             columns = _columns([str(content) for content in contents])
             found[modality] = {"model": TABULAR, "precision": "fp32", "columns": columns}
             continue
+        if kind_of(modality, "") == AUDIO and any(is_clip(content) for content in contents):
+            _require_soundfile(modality, contents)
+            found[modality] = {"model": "", "precision": "fp32"}  # which model, the user says
+            continue
         aligned = any(isinstance(content, Aligned) for content in contents)
         width = _width(modality, contents)
         found[modality] = {"model": ARRAY, "precision": "fp32", "width": width, "aligned": aligned}
     return found
+
+
+def _require_soundfile(modality: str, contents: Sequence[Content]) -> None:
+    """Before anything is encoded, rather than a failure a row."""
+    files = [one for one in contents if isinstance(one, Path) and one.suffix.lower() in COMPRESSED]
+    if files and not have_soundfile():
+        raise UsageError(
+            f"{len(files)} of the {len(contents)} files of {modality} are no WAV, such as {files[0].name}, and "
+            "soundfile, which reads them, cannot be imported: pip install soundfile"
+        )
 
 
 def _width(modality: str, contents: Sequence[Content]) -> int:

@@ -26,7 +26,7 @@ QUICK = (
     "--modalities",
     "text",
     "--lr",
-    "text=1e-3,head=1e-2",
+    "text=1e-3",
 )
 
 
@@ -58,6 +58,7 @@ def test_finetune_leaves_a_run_that_predict_takes(run: Run, extracted: Path, mod
     assert all(again[row["id"]] == row["label"] for row in rows_of(folder / "predictions.csv"))
 
 
+@pytest.mark.slow
 def test_a_moved_run_is_found_where_it_is_now(run: Run, extracted: Path, models: list[str]) -> None:
     assert run("finetune", "posts", *models, *QUICK, "--out", "tuned").code == 0
     (extracted / "tuned").rename(extracted / "elsewhere")
@@ -81,6 +82,7 @@ def test_extract_takes_the_tuned_encoders_and_heads_are_judged_on_rows_that_they
     assert frozen.json["n"] == 40  # the data set of the frozen encoders is as it was
 
 
+@pytest.mark.slow
 def test_cross_fitting_gives_a_data_set_of_one_view_a_fold(run: Run, extracted: Path, models: list[str]) -> None:
     done = run("finetune", "posts", *models, *QUICK, "--cross-fit", "3", "--out", "tuned", "--json")
     assert done.code == 0, done.err
@@ -100,6 +102,7 @@ def test_cross_fitting_gives_a_data_set_of_one_view_a_fold(run: Run, extracted: 
     assert predicted.code == 0, predicted.err
 
 
+@pytest.mark.slow
 def test_extract_finetune_does_both(run: Run, extracted: Path, models: list[str]) -> None:
     done = run(
         "extract",
@@ -140,6 +143,7 @@ def test_errors_are_one_message(
     assert message in done.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -157,6 +161,7 @@ def test_extract_refuses_what_contradicts_the_run(
     assert message in done.err
 
 
+@pytest.mark.slow
 def test_data_with_splits_is_judged_on_its_test_rows(run: Run, extracted: Path, models: list[str]) -> None:
     rows = [line.split(",") for line in (extracted / "posts" / "train.txt").read_text().split()[1:]]
     with (extracted / "posts.csv").open("w", newline="") as file:

@@ -1,4 +1,4 @@
-"""Further modalities from the command line: word-aligned arrays, two images a row, columns of a table."""
+"""Further modalities from the command line: arrays, two images a row, columns of a table, audio files."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from PIL import Image
 
 from cache import load
 from tests.conftest import WORDS, Result
+from tests.extract.audio_data import RATE, speech_model, tone, wav
 
 Run = Callable[..., Result]
 COLUMNS = "audio=sound,words=words,tabular=views+channel,image=still,image_2=face,label=label,id=id"
@@ -82,3 +83,55 @@ def test_what_a_run_needs_and_the_data_lacks_is_said(run: Run, tmp_path: Path, m
     unknown = run("extract", talks, *models, "--columns", COLUMNS, "--modalities", "text,smell")
     assert unknown.code == 1
     assert "has no smell; it has text, image, image_2, audio, tabular: see --modalities and --columns" in unknown.err
+
+
+def write_clips(folder: Path, count: int = 16) -> Path:
+    """Clips of two pitches with words that do not tell which; the last two have no label, and one is broken."""
+    folder.mkdir()
+    rows = ["id,text,clip,label"]
+    for number in range(count + 2):
+        sound = tone(0.1 + number % 3 / 10, seed=number) * 0.2
+        at = np.arange(len(sound))[:, None] / RATE
+        (folder / f"{number}.wav").write_bytes(wav(sound + 0.5 * np.sin(2 * np.pi * (200 + 1800 * (number % 2)) * at)))
+        label = ("low", "high")[number % 2] if number < count else ""
+        rows.append(f"{number},the day {('my', 'a', 'so')[number % 3]},{number}.wav,{label}")
+    (folder / "clips.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return folder
+
+
+def test_audio_files_from_the_table_to_labels(run: Run, tmp_path: Path, models: list[str]) -> None:
+    clips, speech = write_clips(tmp_path / "clips"), speech_model(tmp_path / "tiny-hubert", "hubert")
+    columns = ["--columns", "audio=clip"]
+    lacking = run("extract", clips, *models, *columns)
+    assert lacking.code == 1
+    assert "audio holds audio files, for which there is no default model; give one by --audio-model" in lacking.err
+    options = [*models, *columns, "--audio-model", "tiny-hubert", "--max-seconds", "2", "--tokens", "--json"]
+    done = run("extract", clips, *options)
+    assert done.code == 0, done.err
+    assert (list(done.json["encoders"]), done.json["truncated"]) == (["text", "audio"], 0)
+    assert run("extract", clips, *options).json["encoded"] == 0
+    fused = run("fuse", "--head", "logreg", "--folds", "2", "--out", "r", "--json")
+    assert fused.code == 0, fused.err
+    assert fused.json["accuracy"] > 0.8
+    (clips / "17.wav").write_bytes(b"RIFF")
+    found = run("predict", "--run", "r", clips, *columns, "-o", "new.csv", "--json")
+    assert (found.code, found.json["rows"], found.json["failed"]) == (3, 2, 1), found.err
+    assert "failed: 17 (audio): no audio file that is known" in found.err
+    checked = run("cache", "verify", "--deep", "3", "--json")
+    assert checked.code == 0, checked.err
+    speech.rename(tmp_path / "moved")
+    moved = run("predict", "--run", "r", clips, *columns, "--audio-model", "moved", "--all", "--json")
+    assert moved.json["encoded"] == 0, moved.err
+
+
+def test_tuning_a_text_model_beside_audio(run: Run, tmp_path: Path, models: list[str]) -> None:
+    clips = write_clips(tmp_path / "clips")
+    speech_model(tmp_path / "tiny", "group")
+    options = [*models, "--columns", "audio=clip", "--audio-model", "tiny"]
+    wrong = run("finetune", clips, *options, "--tune", "audio")
+    assert (wrong.code, "encoders that can be tuned: text" in wrong.err) == (2, True)
+    done = run("finetune", clips, *options, "--epochs", "1", "--folds", "2", "--out", "t", "--json")
+    assert done.code == 0, done.err
+    assert done.json["modalities"] == ["text", "audio"]
+    found = run("predict", "--run", "t", clips, "--columns", "audio=clip", "--json")
+    assert (found.code, found.json["rows"]) == (0, 2), found.err

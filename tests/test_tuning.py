@@ -125,6 +125,7 @@ def test_what_is_tuned_changes_and_what_is_frozen_does_not(ask, tmp_path, posts,
     assert all(name.startswith("encoder.layer.1.") for name in moved)
 
 
+@pytest.mark.slow
 def test_frozen_batch_norms_keep_their_means(ask, shufflenet):  # noqa: F811
     from safetensors.torch import load_file
 
@@ -134,6 +135,7 @@ def test_frozen_batch_norms_keep_their_means(ask, shufflenet):  # noqa: F811
     assert not torch.equal(before["conv5.1.running_mean"], partly["conv5.1.running_mean"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant", "plateau"])
 def test_every_schedule_trains(ask, schedule):
     options = {"patience": 5} if schedule == "plateau" else {}
@@ -146,7 +148,12 @@ def test_every_schedule_trains(ask, schedule):
 
 @pytest.mark.parametrize(
     ("head", "nearly"),
-    [("linear", 1e-4), ("mlp", 1e-4), ("gmu", 1e-4), ("cross-attention", 1e-3)],  # tokens are stored as float16
+    [
+        ("linear", 1e-4),
+        pytest.param("mlp", 1e-4, marks=pytest.mark.slow),
+        pytest.param("gmu", 1e-4, marks=pytest.mark.slow),
+        pytest.param("cross-attention", 1e-3, marks=pytest.mark.slow),  # tokens are stored as float16
+    ],
 )
 def test_with_encoders_that_do_not_learn_it_is_the_training_on_cached_features(ask, tmp_path, posts, head, nearly):
     same = {"schedule": "cosine", "warm_up": 0.0, "clip_norm": None, "weight_decay": 0.0, "epochs": 5, "batch_size": 8}
@@ -181,6 +188,7 @@ def test_the_module_gives_the_scores_of_the_head_it_becomes(ask, tmp_path, posts
 # Chance, and being stopped
 
 
+@pytest.mark.slow
 def test_the_seed_decides_all(ask):
     one, two, other = (
         ask("text", "image", out=name, seed=seed, augment=True, head="mlp")
@@ -192,6 +200,7 @@ def test_the_seed_decides_all(ask):
     assert one.tuned[0]["history"] == two.tuned[0]["history"]
 
 
+@pytest.mark.slow
 def test_torchs_generators_are_left_as_they_were(ask):
     torch.manual_seed(5)
     np.random.seed(5)
@@ -201,12 +210,15 @@ def test_torchs_generators_are_left_as_they_were(ask):
     np.testing.assert_array_equal(before[1], np.random.get_state()[1])
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_stopped_run_goes_on_to_the_same_weights(ask, monkeypatch, accumulate):
+@pytest.mark.parametrize(
+    ("modalities", "accumulate"), [("text", 1), pytest.param("text image", 2, marks=pytest.mark.slow)]
+)
+def test_a_stopped_run_goes_on_to_the_same_weights(ask, monkeypatch, modalities, accumulate):
     from extract.finetune import trainer
 
     options = {"epochs": 4, "augment": True, "rates": {"text": 1e-3}, "accumulate": accumulate, "head": "mlp"}
-    whole = ask("text", "image", out="whole", **options)
+    names = modalities.split()
+    whole = ask(*names, out="whole", **options)
     real = trainer._Told.on_step_end
 
     def killed(self, args, state, control, **rest):
@@ -217,12 +229,12 @@ def test_a_stopped_run_goes_on_to_the_same_weights(ask, monkeypatch, accumulate)
     with monkeypatch.context() as patch:
         patch.setattr(trainer._Told, "on_step_end", killed)
         with pytest.raises(KeyboardInterrupt):
-            ask("text", "image", out="stopped", **options)
+            ask(*names, out="stopped", **options)
     steps = []
     monkeypatch.setattr(
         trainer._Told, "on_step_end", lambda self, args, state, control, **_: steps.append(state.global_step)
     )
-    again = ask("text", "image", out="stopped", **options)
+    again = ask(*names, out="stopped", **options)
     assert 0 < len(steps) < again.tuned[0]["steps"]  # not from the start
     assert encoders_of(whole) == encoders_of(again)
     for name, weights in load_run(whole.folder).model.weights_.items():
@@ -230,6 +242,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(ask, monkeypatch, accumulate)
     assert not (again.folder / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_without_out_a_stopped_run_is_found_and_a_finished_one_is_not_touched(ask, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(tuning.Finetuning, "_keep", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -244,6 +257,7 @@ def test_without_out_a_stopped_run_is_found_and_a_finished_one_is_not_touched(as
         ask("text", out=f"runs/{stopped.name}")
 
 
+@pytest.mark.slow
 def test_a_run_of_other_settings_is_refused(ask, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(tuning.Finetuning, "_keep", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -256,6 +270,7 @@ def test_a_run_of_other_settings_is_refused(ask, tmp_path, monkeypatch):
 # Watching
 
 
+@pytest.mark.slow
 def test_patience_keeps_the_best_weights(ask):
     done = ask("text", rates={"text": 3e-3}, schedule="constant", epochs=30, patience=2, params={"learning_rate": 1e-2})
     history = done.tuned[0]["history"]
@@ -295,6 +310,7 @@ def test_rows_that_tuned_an_encoder_judge_no_head(ask, tmp_path, posts):
     assert judged.metrics["n"] == len(fold.test)
 
 
+@pytest.mark.slow
 def test_cross_fitting_judges_every_row_by_encoders_that_did_not_see_it(ask, tmp_path):
     done = ask("text", cross_fit=True, folds=3)
     assert done.metrics["n"] == 32
@@ -331,6 +347,7 @@ def test_what_makes_no_sense_is_refused(ask, options, message):
 # Low rank
 
 
+@pytest.mark.slow
 def test_lora_learns_little_and_is_merged(ask, tmp_path, posts, sure):
     pytest.importorskip("peft")
     from safetensors.torch import load_file
@@ -368,3 +385,108 @@ def test_a_column_that_hardly_varies_has_no_huge_gradient(ask, tmp_path, posts, 
     slopes = given.grad.norm(dim=0)
     assert torch.isfinite(slopes).all()
     assert slopes[3] <= 100 * slopes.median() * 10
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "passes"),
+    [
+        (2560, {}, 3),
+        (100_000, {}, 3),
+        (1284, {}, 6),
+        (1284, {"accumulate": 2}, 12),
+        (20, {}, 20),
+        (1284, {"epochs": 1}, 1),
+    ],
+)
+def test_small_data_is_seen_more_often(rows, options, passes):
+    assert Tuning(**options).passes(rows) == passes
+
+
+# Other tasks, heads and ways
+
+
+def test_numbers_are_learned_too(ask, posts):
+    rows = (posts / "posts.csv").read_text().replace(",bad", ",-1.5").replace(",good", ",2.25")
+    (posts / "posts.csv").write_text(rows)
+    done = ask("text", rates={"text": 3e-3}, epochs=40, schedule="constant", warm_up=0.0, task="regression")
+    assert done.tuned[0]["history"][-1]["train_loss"] < 0.05
+    assert {"mae", "corr"} <= set(done.metrics)
+
+
+@pytest.mark.slow
+def test_class_weights_move_the_loss(ask):
+    weights = (None, {"good": 1.0, "bad": 9.0})
+    still = {"epochs": 1, "rates": {"text": 0.0}}
+    losses = [
+        ask("text", out=f"run {n}", params={"class_weight": one, "learning_rate": 1e-9}, **still).tuned[0]["history"]
+        for n, one in enumerate(weights)
+    ]
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", [{"checkpointing": True}, {"accumulate": 2, "batch_size": 4}])
+def test_saving_memory_changes_nothing_but_digits(ask, monkeypatch, option):
+    real = Finetuning._parted
+    monkeypatch.setattr(Finetuning, "_parted", lambda *args: tuple(rows[:16] for rows in real(*args)))  # whole batches
+    options = {"rates": {"text": 1e-3}, "batch_size": 8, "epochs": 3}
+    plain, saving = ask("text", out="plain", **options), ask("text", out="saving", **{**options, **option})
+    losses = [[epoch["train_loss"] for epoch in done.tuned[0]["history"]] for done in (plain, saving)]
+    assert max(losses[0]) > 1.01 * min(losses[0])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_bfloat16_trains_nearly_the_same(ask):
+    full, half = (ask("text", out=name, precision=name, epochs=4, rates={"text": 1e-3}) for name in ("fp32", "bf16"))
+    losses = [[epoch["train_loss"] for epoch in done.tuned[0]["history"]] for done in (full, half)]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=0.05)
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.slow
+def test_two_pictures_of_a_row_share_one_encoder(ask, tmp_path, posts, shufflenet):  # noqa: F811
+    from PIL import Image
+
+    lines = (posts / "posts.csv").read_text().splitlines()
+    for number in range(32):
+        Image.new("RGB", (40, 40), (8 * number, 0, 0)).save(posts / f"second-{number}.png")
+    more = ["image_2", *(f"second-{number}.png" for number in range(32))]
+    (posts / "posts.csv").write_text("\n".join(f"{line},{one}" for line, one in zip(lines, more, strict=True)))
+    spec = EncoderSpec("image", "shufflenet_v2_x0_5", weights=str(shufflenet))
+    specs = (spec, replace(spec, modality="image_2"))
+    manifest = read_manifest(posts, columns={"image": "image", "image_2": "image_2", "label": "label", "id": "id"})
+    names = ("image", "image_2")
+    tuning_ = Tuning(precision="fp32", epochs=1, batch_size=8, rates={"image": 1e-3})
+    wanted = Wanted(tmp_path / "store", specs, names, "linear", {}, tuning_, device="cpu")
+    done = Finetuning(manifest, "posts", wanted, lambda *_: None).run(tmp_path / "run", tmp_path)
+    encoders = load_run(done.folder).encoders
+    assert encoders["image"]["encoder"] == encoders["image_2"]["encoder"]
+    assert encoders["image"]["spec"]["tuned_on"] == encoders["image_2"]["spec"]["tuned_on"]
+
+
+@pytest.mark.parametrize("head", ["cmbert", pytest.param("ef-lstm", marks=pytest.mark.slow)])
+def test_aligned_sound_stands_beside_words_that_learn(tmp_path, sure, head):
+    draw = np.random.default_rng(0)
+    lines = []
+    for number in range(24):
+        words = draw.choice(WORDS, 2 + number % 3).tolist()
+        np.save(tmp_path / f"{number}.npy", draw.normal(size=(len(words), 4)).astype(np.float32))
+        lines.append(
+            json.dumps({"id": f"u{number}", "words": words, "audio": f"{number}.npy", "label": float(draw.normal())})
+        )
+    (tmp_path / "sound.jsonl").write_text("\n".join(lines) + "\n")
+    columns = {"audio": "audio", "words": "words", "label": "label", "id": "id"}
+    manifest = read_manifest(tmp_path / "sound.jsonl", columns=columns)
+    from extract import choose_specs, found_in
+
+    names = ("text", "audio")
+    specs = choose_specs(names, {"text": {"model": str(sure), "precision": "fp32"}}, {}, {}, found_in(manifest, names))
+    how = Tuning(precision="fp32", epochs=30, batch_size=8, rates={"text": 3e-3}, schedule="constant", warm_up=0.0)
+    wanted = Wanted(
+        tmp_path / "store", specs, ("text",), head, {"learning_rate": 1e-2}, how, task="regression", device="cpu"
+    )
+    done = Finetuning(manifest, "sound", wanted, lambda *_: None).run(tmp_path / "run", tmp_path)
+    history = done.tuned[0]["history"]
+    assert history[-1]["train_loss"] < 0.3 * history[0]["train_loss"]
+    assert done.metrics["modalities"] == ["text", "audio"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import numpy as np
 
 from cache import canonical_json
 from extract.arrays import written_array
-from extract.encoders.spec import TABULAR, kind_of
-from extract.manifest import Aligned, Content, inside
+from extract.encoders.spec import AUDIO, TABULAR, kind_of
+from extract.manifest import Aligned, Content, Sample, inside
+from extract.sound import AUDIO_SUFFIXES, is_clip
 
 ABOUT_ROWS = ("id", "label", "split", "group", "words")
 """Roles that are no modalities."""
@@ -67,13 +68,17 @@ def with_words(found: Mapping[str, Content], words: tuple[str, ...]) -> dict[str
     inputs: dict[str, Content] = {"text": text} if text else {}
     for role, content in found.items():
         if kind_of(role, "") not in ("text", "image", TABULAR) and isinstance(content, Path | bytes):
-            content = Aligned(content, words)
+            # Nothing says which part of a clip belongs to which word.
+            content = content if kind_of(role, "") == AUDIO and is_clip(content) else Aligned(content, words)
         inputs.setdefault(role, content)
     return inputs
 
 
 def array_of(row: Mapping[str, Any], role: str, column: str, root: Path) -> Path | bytes | None:
-    """The path of a `.npy` file, or the bytes of one with the numbers that the row lists. Raises ValueError."""
+    """The path of a `.npy` file, or the bytes of one with the numbers that the row lists. Raises ValueError.
+
+    Where the role is `audio` or such as `audio_2`, it may be the path of an audio file.
+    """
     value = row.get(column)
     if isinstance(value, list):
         try:
@@ -81,11 +86,28 @@ def array_of(row: Mapping[str, Any], role: str, column: str, root: Path) -> Path
         except (TypeError, ValueError) as error:
             raise ValueError(f"{column} must be a list of numbers, or of equally long lists of numbers") from error
     name = text_of(row, column)
+    sound = kind_of(role, "") == AUDIO
+    if sound and name.lower().endswith(AUDIO_SUFFIXES):
+        return _file(name, root, "audio file")
     if name and not name.lower().endswith(".npy"):
+        taken = f".npy files, or of audio files ({', '.join(AUDIO_SUFFIXES)})" if sound else ".npy files"
         raise ValueError(
-            f"{column} is taken for the modality {role!r}, whose cells are paths of .npy files; found {name[:80]!r}"
+            f"{column} is taken for the modality {role!r}, whose cells are paths of {taken}; found {name[:80]!r}"
         )
     return _file(name, root, "array")
+
+
+def mixed_audio(samples: Sequence[Sample]) -> list[str]:
+    """What is wrong with rows whose sound is of another kind than that of the first row, audio files or arrays."""
+    first: dict[str, bool] = {}
+    problems = []
+    kinds = {True: "an audio file", False: "an array"}
+    for sample in samples:
+        for role, content in sample.inputs.items():
+            if kind_of(role, "") == AUDIO and first.setdefault(role, is_clip(content)) != is_clip(content):
+                found = kinds[is_clip(content)]
+                problems.append(f"{sample.where}: {role} is {found}, above it is {kinds[first[role]]}; a column is one")
+    return problems
 
 
 def _content(row: Mapping[str, Any], role: str, column: str, root: Path) -> Content | None:
@@ -101,6 +123,6 @@ def _content(row: Mapping[str, Any], role: str, column: str, root: Path) -> Cont
 def _file(name: str, root: Path, what: str) -> Path | None:
     path = inside(root, name) if name else None
     if name and path is None:
-        files = "pictures" if what == "image" else "arrays"
+        files = "pictures" if what == "image" else f"{what}s"
         raise ValueError(f"the {what} {name!r} lies outside {root}; {files} must lie under the table's folder")
     return path

@@ -7,8 +7,9 @@ DATA is the table or a folder with one table; a folder with several named after 
 (`train.csv`, `valid.csv`, `test.csv`) is one data set with these splits.
 
 Further modalities are named by `--columns`: `image_2=photo2` and `text_body=body` are images and texts of
-their own; `tabular=price+brand` are numbers and categories; any other name, such as `audio=sound`, means
-`.npy` files by path, or lists of numbers in JSON Lines. With `words=words`, a list of words or a text with
+their own; `tabular=price+brand` are numbers and categories; `audio=clip` are audio files by path where its cells end
+in `.wav`, `.flac`, `.mp3` or `.ogg`; it and any other name, such as `vision=face`, mean `.npy` files by path
+otherwise, or lists of numbers in JSON Lines. With `words=words`, a list of words or a text with
 spaces between them, row w of every array belongs to word w, and the text is made of the words.
 """
 
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from cache import DataError, UsageError, listing
-from extract.datasets.cells import ABOUT_ROWS, inputs_of, text_of
+from extract.datasets.cells import ABOUT_ROWS, inputs_of, mixed_audio, text_of
 from extract.decode import DecodeError, decode_text
 from extract.encoders.spec import TABULAR, kind_of
 from extract.manifest import Manifest, Sample, checked_manifest
@@ -90,6 +91,7 @@ def read(path: Path, columns: Mapping[str, str]) -> Manifest:
             else:
                 samples.append(replace(sample, file=table.name) if len(tables) > 1 else sample)
         problems[before:] = [prefix + problem for problem in problems[before:]]
+    problems += mixed_audio(samples)
     return checked_manifest(path, "table", samples, problems, {"columns": used, "tables": [t.name for t in tables]})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cache import UsageError, listing
-from extract.encoders.spec import ARRAY, DEFAULT_MODELS, TABULAR, Encoder, EncoderSpec
+from extract.encoders.spec import ARRAY, AUDIO, NETWORKS, TABULAR, Encoder, EncoderSpec
 
 if TYPE_CHECKING:
     from extract.runtime import Runtime
@@ -26,6 +26,10 @@ def build_encoder(spec: EncoderSpec, runtime: Runtime) -> Encoder:
         from extract.encoders.image import ImageEncoder
 
         return ImageEncoder(spec, runtime)
+    if spec.kind == AUDIO:
+        from extract.encoders.audio import AudioEncoder
+
+        return AudioEncoder(spec, runtime)
     if spec.kind == ARRAY:
         from extract.encoders.array import ArrayEncoder
 
@@ -34,4 +38,4 @@ def build_encoder(spec: EncoderSpec, runtime: Runtime) -> Encoder:
         from extract.encoders.tabular import TabularEncoder
 
         return TabularEncoder(spec)
-    raise UsageError(f"there is no encoder for {spec.modality!r}; choose of {listing(list(DEFAULT_MODELS))}")
+    raise UsageError(f"there is no encoder for {spec.modality!r}; choose of {listing(NETWORKS)}")

@@ -14,9 +14,13 @@ from cache import TOKENS, EncoderKey, UsageError, Values, listing
 from extract.manifest import Content, read_content
 
 DEFAULT_MODELS = {"text": "bert-base-uncased", "image": "resnet50"}
+AUDIO = "audio"
+"""The kind of audio files. There is no default model: a modality of this name may be arrays, too."""
+NETWORKS = (*DEFAULT_MODELS, AUDIO)
+"""Kinds that a network encodes."""
 ARRAY, TABULAR = "array", "tabular"
 """What `model` says of modalities that no network encodes: arrays as they are, columns of a table."""
-OUTPUTS = {"text": ("mean", "cls"), "image": ("pool",), ARRAY: ("mean",), TABULAR: ("row",)}
+OUTPUTS = {"text": ("mean", "cls"), "image": ("pool",), AUDIO: ("mean",), ARRAY: ("mean",), TABULAR: ("row",)}
 """Outputs of each kind's encoder; the first is the default."""
 DTYPES = ("float32", "float16")
 TOKENS_DTYPE = "float16"
@@ -31,13 +35,14 @@ class EncoderSpec:
     """The user's choice of one encoder.
 
     Attributes:
-        modality: `text`, `image`, or one beside them such as `image_2`; the name of an array or of columns.
+        modality: `text`, `image`, `audio`, or one beside them such as `image_2`; the name of an array or of columns.
         model: a name on a hub or in torchvision, or a local folder; `array` or `tabular`.
         weights: a file of weights; None takes the model's own.
         random_init: seed of random weights, instead of trained ones.
         output: which of the encoder's outputs heads get; None takes its default. No forward
             pass depends on it: all outputs are kept.
-        max_length: longest text in tokens; None takes what the model was made for.
+        max_length: longest text in tokens, None takes what the model was made for; longest clip of audio in
+            seconds, None takes 30.
         dtype: in which pooled vectors are stored, `float32` or `float16`.
         tokens: keep the vector of every token, or of every place of a picture's grid, as float16.
         precision: of the forward pass: `fp32`, `bf16`, or `auto`, which `extract` settles.
@@ -80,7 +85,7 @@ class EncoderSpec:
                 "random weights were asked for too" if self.kind == "image" else "only a network for images takes some"
             )
             raise UsageError(f"the weights {self.weights} cannot be used for {self.modality}: {reason}")
-        if self.kind == "text" and Path(self.model).is_dir():
+        if self.kind in ("text", AUDIO) and Path(self.model).is_dir():
             object.__setattr__(self, "model", str(Path(self.model).absolute()))
         if self.aligned_to is not None and Path(self.aligned_to).is_dir():
             object.__setattr__(self, "aligned_to", str(Path(self.aligned_to).absolute()))
@@ -92,7 +97,7 @@ class EncoderSpec:
 
     @property
     def kind(self) -> str:
-        """Which encoder it takes: `text`, `image`, `array` or `tabular`."""
+        """Which encoder it takes: `text`, `image`, `audio`, `array` or `tabular`."""
         return kind_of(self.modality, self.model)
 
     def as_json(self) -> dict[str, Any]:
@@ -136,10 +141,10 @@ def choose_specs(
         found: by modality, fields that the data decides; see `extract.found.found_in`.
 
     Raises:
-        UsageError: a modality that has no encoder, or fields that contradict each other.
+        UsageError: a modality that has no encoder, audio files without a model, or fields that contradict each other.
     """
     names, found = tuple(modalities), found or {}
-    unknown = [name for name in names if name not in {*base, *found} and kind_of(name, "") not in DEFAULT_MODELS]
+    unknown = [name for name in names if name not in {*base, *found} and kind_of(name, "") not in NETWORKS]
     if unknown:
         known = [*DEFAULT_MODELS, *(name for name in found if name not in DEFAULT_MODELS)]
         raise UsageError(f"there is no encoder for {unknown[0]!r}; --modalities takes {listing(known)}")
@@ -148,7 +153,7 @@ def choose_specs(
         start = dict(base.get(modality) or found.get(modality) or {})
         kind = kind_of(modality, start.get("model", ""))
         if not start:
-            start = {"model": DEFAULT_MODELS[kind], "precision": "auto"}
+            start = {"model": DEFAULT_MODELS[kind], "precision": "auto"} if kind in DEFAULT_MODELS else {"model": ""}
         if start.pop("aligned", False):
             text = spec_of("text")
             start |= {"aligned_to": text.model, "max_length": text.max_length}
@@ -156,7 +161,12 @@ def choose_specs(
             start["aligned_to"] = given["text"]["model"]
         chosen = dict(given.get(kind, {}))
         seed = seeds.get(modality, seeds.get(kind, None if "weights" in chosen else seeds.get("")))
-        if seed is not None and kind in DEFAULT_MODELS:
+        if not {**start, **chosen}["model"]:
+            raise UsageError(
+                f"{modality} holds audio files, for which there is no default model; give one by --audio-model "
+                "NAME_OR_FOLDER, such as facebook/wav2vec2-base, or leave the modality out by --modalities"
+            )
+        if seed is not None and kind in NETWORKS:
             chosen["random_init"] = seed
         if {"model", "weights", "random_init"} & set(chosen):  # other weights take the place of the old ones
             start = {**start, "weights": None, "random_init": None, "tuned_on": None}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,31 +19,15 @@ from cache import (
     Values,
     canonical_json,
     digest,
-    listing,
 )
+from extract.encoders.hub import NOT_THE_FUNCTION, Named, load_weights
 from extract.encoders.kernels import fuse_linears
 from extract.encoders.spec import COMPUTE, EncoderSpec, storage
 from extract.encoders.weights import compute_dtype, weights_digest
 from extract.manifest import Content
 from extract.runtime import Runtime
 
-NOT_THE_FUNCTION = (
-    "_name_or_path",
-    "architectures",
-    "transformers_version",
-    "torch_dtype",
-    "dtype",
-    "use_cache",
-    "gradient_checkpointing",
-    "id2label",
-    "label2id",
-    "problem_type",
-    "finetuning_task",
-)
-"""Fields of a model's config that cannot change a hidden state at inference."""
-
 TOKENIZE_AT_ONCE = 4096
-Loaded = TypeVar("Loaded")
 _REMEDY = (
     "Give a folder with config.json, tokenizer and weights by --text-model FOLDER, or --random-init SEED where only "
     "weights are lacking"
@@ -67,7 +50,7 @@ class TextEncoder:
         self._tokens = spec.tokens
         width = int(config.hidden_size)
         self.truncated = 0
-        self.files = _files(spec.model)
+        self.files = _named(spec).files()
         self.key = EncoderKey(
             {
                 "schema": KEY_SCHEMA,
@@ -148,34 +131,11 @@ def load_text(spec: EncoderSpec) -> tuple[Any, Any, dict[str, Any], torch.nn.Mod
     Raises:
         ModelError: it cannot be found, or its parts do not fit together.
     """
-    with _explained(spec.model):
-        return _load(spec)
+    return _named(spec).load(lambda offline: _load_from(spec, offline))
 
 
-def _load(spec: EncoderSpec) -> tuple[Any, Any, dict[str, Any], torch.nn.Module]:
-    """Tokenizer, config, the config's file as it stands, and the model."""
-    return _from_here_or_hub(spec, _load_from)
-
-
-def _from_here_or_hub(spec: EncoderSpec, load: Callable[[EncoderSpec, bool], Loaded]) -> Loaded:
-    """What `load` gives, which is told whether it must do without the hub.
-
-    What the local hub cache holds is taken without asking the hub: a model does not change
-    between two runs, and a machine without a network does not wait for one.
-    """
-    if Path(spec.model).is_dir():
-        return load(spec, True)
-    if spec.model.startswith((".", "/", "~")) or spec.model.count("/") > 1:
-        raise ModelError(f"cannot load the text model {spec.model!r}: there is no such folder. {_REMEDY}")
-    try:
-        return load(spec, True)
-    except ModelError as incomplete:
-        try:
-            return load(spec, False)
-        except OSError:
-            raise incomplete from None  # the hub is out of reach; what is here says more
-    except OSError:
-        return load(spec, False)
+def _named(spec: EncoderSpec) -> Named:
+    return Named(spec.model, "text model", _REMEDY)
 
 
 def _load_tokenizer(spec: EncoderSpec, local_files_only: bool) -> tuple[Any, Any, dict[str, Any]]:
@@ -192,25 +152,8 @@ def _load_tokenizer(spec: EncoderSpec, local_files_only: bool) -> tuple[Any, Any
 
 
 def _load_from(spec: EncoderSpec, local_files_only: bool) -> tuple[Any, Any, dict[str, Any], torch.nn.Module]:
-    from transformers import AutoModel
-
     tokenizer, config, raw = _load_tokenizer(spec, local_files_only)
-    if spec.random_init is not None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(spec.random_init)
-            model = AutoModel.from_config(config)
-    else:
-        with torch.random.fork_rng(devices=[]):  # what the checkpoint lacks, such as a pooler, is drawn
-            model, report = AutoModel.from_pretrained(
-                spec.model,
-                config=config,
-                dtype=torch.float32,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                local_files_only=local_files_only,
-                trust_remote_code=False,
-            )
-        _refuse_partial(spec.model, report)
+    model = load_weights(spec.model, config, spec.random_init, local_files_only, "pooler.")
     if hasattr(model, "pooler"):
         model.pooler = None  # heads take the hidden states; many checkpoints do not even hold it
     return tokenizer, config, raw, model
@@ -229,52 +172,6 @@ def _refuse_tokenizer(model: str, tokenizer: Any, config: Any) -> None:
             f"the tokenizer of {model} has token ids up to {max(words.values())}, its config.json a vocab_size of "
             f"{config.vocab_size}; they are of different models"
         )
-
-
-def _refuse_partial(model: str, report: dict[str, Any]) -> None:
-    """A missing weight would be filled at random: the vectors would mean nothing."""
-    lost = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
-    wrong = sorted(
-        f"{name} {tuple(found)} for {tuple(expected)}"
-        for name, found, expected in report.get("mismatched_keys", ())
-        if not name.startswith("pooler.")
-    )
-    if lost or wrong:
-        raise ModelError(
-            f"the weights of {model} do not fit its config.json: {len(lost)} missing ({listing(lost, 3)}), "
-            f"{len(wrong)} of another shape ({listing(wrong, 3)}); download it again or give another folder"
-        )
-
-
-@contextlib.contextmanager
-def _explained(model: str) -> Iterator[None]:
-    """Turns what transformers raises for absent or broken models into one clear error."""
-    try:
-        yield
-    except ModelError:
-        raise
-    except Exception as error:  # transformers and what it stands on raise dozens of types for bad files
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        folder = Path(model)
-        where = f"the folder {folder}" if folder.is_dir() else "the local hub cache and the hub"
-        raise ModelError(f"cannot load the text model {model!r}, looked for in {where}: {reason}. {_REMEDY}") from error
-
-
-def _files(model: str) -> tuple[Path, ...]:
-    """The files of a local folder, or those of a hub model in the local hub cache, and the folder itself."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    folder = Path(model)
-    extra: list[Path] = []
-    if not folder.is_dir():
-        cached = try_to_load_from_cache(model, "config.json")
-        if not isinstance(cached, str):
-            return ()
-        folder = Path(cached).parent
-        extra = [Path(HF_HUB_CACHE) / f"models--{model.replace('/', '--')}" / "refs" / "main"]
-    # The folder's own time tells of files that are added: a tokenizer.json goes before a vocab.txt.
-    return (folder.absolute(), *sorted(path.absolute() for path in folder.iterdir() if path.is_file()), *extra)
 
 
 def longest_text(spec: EncoderSpec, tokenizer: Any, config: Any) -> int:
@@ -320,10 +217,10 @@ class WordPieces:
 
     def __init__(self, model: str, max_length: int | None) -> None:
         spec = EncoderSpec("text", model, max_length=max_length)
-        with _explained(model):
-            self._tokenizer, config, _ = _from_here_or_hub(spec, _load_tokenizer)
+        named = _named(spec)
+        self._tokenizer, config, _ = named.load(lambda offline: _load_tokenizer(spec, offline))
         self._max_length = longest_text(spec, self._tokenizer, config)
-        self.files = _files(spec.model)
+        self.files = named.files()
         self.fields = {
             "tokenizer": _tokenizer_digest(self._tokenizer),
             "max_length": self._max_length,

@@ -14,6 +14,7 @@ SCHEDULES = {
     "constant": "constant_with_warmup",
 }
 """Of the learning rate, and transformers' names for them."""
+EPOCHS, MIN_STEPS, MOST_EPOCHS = 3, 240, 20
 PRECISIONS = ("auto", "fp32", "bf16")
 RATES = {"text": 5e-5, "image": 1e-4}
 """Learning rates of encoders."""
@@ -24,7 +25,8 @@ class Tuning:
     """How encoders are tuned, together with the head.
 
     Attributes:
-        epochs: passes over the training rows.
+        epochs: passes over the training rows; None makes 3, of small data as many as give `MIN_STEPS` steps of the
+            optimizer, 20 at most: small data needs more of them (Mosbach et al. 2021).
         batch_size: rows a step and process; times `accumulate` for one step of the optimizer.
         accumulate: batches whose gradients are added up for one step.
         rates: learning rates by modality; those that are not named are `RATES`. The head has its own.
@@ -44,7 +46,7 @@ class Tuning:
         seed: of order, dropout and augmentation.
     """
 
-    epochs: int = 3
+    epochs: int | None = None
     batch_size: int = 32
     accumulate: int = 1
     rates: Mapping[str, float] = field(default_factory=dict)
@@ -63,8 +65,9 @@ class Tuning:
     def __post_init__(self) -> None:
         """Raises UsageError for a value that means nothing."""
         for name in ("epochs", "batch_size", "accumulate"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name.replace('_', ' ')} must be 1 or more, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name.replace('_', ' ')} must be 1 or more, got {value}")
         if self.schedule not in SCHEDULES:
             raise UsageError(f"the schedule is one of {listing(list(SCHEDULES))}, not {self.schedule!r}")
         if self.precision not in PRECISIONS:
@@ -84,6 +87,13 @@ class Tuning:
     def watches(self) -> bool:
         """Whether it needs validation rows."""
         return self.patience is not None or self.schedule == "plateau"
+
+    def passes(self, rows: int) -> int:
+        """Over so many training rows."""
+        if self.epochs is not None:
+            return self.epochs
+        steps = -(-rows // (self.batch_size * self.accumulate))
+        return min(max(EPOCHS, -(-MIN_STEPS // max(steps, 1))), MOST_EPOCHS)
 
     def rate(self, modality: str, kind: str) -> float:
         """The learning rate of a modality's encoder, which is for texts or pictures."""

@@ -97,7 +97,7 @@ def train(
         progress: told after each step.
     """
     with _random_state_kept():
-        trainer = _Trainer(joined, raw, rows, held, tuning, _arguments(tuning, runtime, folder, bool(held)))
+        trainer = _Trainer(joined, raw, rows, held, tuning, _arguments(tuning, runtime, folder, len(rows), bool(held)))
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(_Told(progress))
         if tuning.patience is not None:
@@ -110,14 +110,14 @@ def train(
     return Trained(int(trainer.state.global_step), float(done.metrics["train_runtime"]), history)
 
 
-def _arguments(tuning: Tuning, runtime: Runtime, folder: Path, watched: bool) -> TrainingArguments:
+def _arguments(tuning: Tuning, runtime: Runtime, folder: Path, rows: int, watched: bool) -> TrainingArguments:
     on_gpu = runtime.device.type == "cuda"
     return TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=tuning.batch_size,
         per_device_eval_batch_size=2 * tuning.batch_size,
         gradient_accumulation_steps=tuning.accumulate,
-        num_train_epochs=tuning.epochs,
+        num_train_epochs=tuning.passes(rows),
         lr_scheduler_type=SCHEDULES[tuning.schedule],
         warmup_steps=0 if tuning.schedule == "plateau" else tuning.warm_up,
         max_grad_norm=tuning.clip_norm or 0.0,

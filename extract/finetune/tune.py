@@ -136,7 +136,8 @@ def _adapted(encoders: Mapping[str, Tunable], tuning: Tuning) -> list[Any]:
     texts: list[Any] = list({id(one): one for one in encoders.values() if one.spec.kind == "text"}.values())
     for encoder in texts:
         if tuning.checkpointing:
-            encoder.model.gradient_checkpointing_enable({"use_reentrant": False})
+            enable = getattr(encoder.model, "activation_checkpointing_enable", None)  # its name from some version on
+            (enable or encoder.model.gradient_checkpointing_enable)()
         if tuning.lora:
             encoder.model = _with_lora(encoder.model, tuning.lora)
     return texts if tuning.lora else []

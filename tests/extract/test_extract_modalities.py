@@ -159,7 +159,25 @@ def test_columns_have_to_be_known():
 @pytest.mark.parametrize(
     ("columns", "text", "error", "message"),
     [
-        ({"audio": "sound"}, "id,sound\n1,a.wav\n", DataError, r"line 2: sound is taken for the modality 'audio'"),
+        (
+            {"face": "sound"},
+            "id,sound\n1,a.wav\n",
+            DataError,
+            r"line 2: sound is .* 'face', .* paths of .npy files; found",
+        ),
+        (
+            {"audio": "sound"},
+            "id,sound\n1,a.mov\n",
+            DataError,
+            r"line 2: sound is .* or of audio files \(.wav, .flac, ",
+        ),
+        ({"audio": "sound"}, "id,sound\n1,../a.wav\n", DataError, r"the audio file '../a.wav' lies outside"),
+        (
+            {"audio": "sound"},
+            "id,sound\n1,a.wav\n2,b.npy\n3,\n4,b.npy\n",
+            DataError,
+            r"has 2 bad rows; .*\n  line 3: audio is an array, above it is an audio file; .*\n  line 5: audio is",
+        ),
         ({"audio": "sound"}, "id,sound\n1,../a.npy\n", DataError, r"the array '../a.npy' lies outside"),
         ({"audio": "noise"}, "id,sound\n1,a.npy\n", DataError, "has no column 'noise' for audio"),
         ({"tabular": "a+c"}, "id,a,b\n1,1,2\n", DataError, "has no column 'c' for tabular; it has id, a, b"),
