@@ -27,16 +27,20 @@ def classification_metrics(y_true: np.ndarray, y_pred: np.ndarray, classes: Sequ
             macro mean is over the labels that occur in `y_true` or `y_pred`.
 
     Returns:
-        `accuracy`, `macro_f1`, `weighted_f1`, `balanced_accuracy` (mean recall of the classes
-        that occur), `per_class` {label: precision, recall, f1, support}, `n`.
+        `accuracy`, `macro_f1`, `weighted_f1`, `weighted_precision`, `weighted_recall` (by true
+        support), `balanced_accuracy` (mean recall of the classes that occur), `per_class` {label:
+        precision, recall, f1, support}, `n`.
     """
     labels = list(classes)
     occurring = sorted(set(y_true) | set(y_pred))
     precision, recall, f1, support = precision_recall_fscore_support(y_true, y_pred, labels=labels, zero_division=0.0)
+    share = support / support.sum()
     return {
         "accuracy": float(accuracy_score(y_true, y_pred)),
         "macro_f1": float(f1_score(y_true, y_pred, labels=occurring, average="macro", zero_division=0.0)),
         "weighted_f1": float(f1_score(y_true, y_pred, labels=occurring, average="weighted", zero_division=0.0)),
+        "weighted_precision": float(share @ precision),
+        "weighted_recall": float(share @ recall),
         "balanced_accuracy": float(recall[support > 0].mean()),
         "per_class": {
             label: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(n)}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cache import DataError, UsageError, listing
-from extract.datasets import mosi, mvsa, table
+from extract.datasets import fakeddit, mosi, mvsa, table
 from extract.manifest import Manifest
 
 
@@ -30,6 +30,7 @@ LAYOUTS: dict[str, Layout] = {
     for layout in (
         Layout("mvsa", mvsa.EXPECTS, mvsa.recognise, mvsa.read),
         Layout("mosi", mosi.EXPECTS, mosi.recognise, mosi.read),
+        Layout("fakeddit", fakeddit.EXPECTS, fakeddit.recognise, fakeddit.read),
         Layout("table", table.EXPECTS, table.recognise, table.read),
     )
 }

@@ -178,5 +178,5 @@ def test_unknown_layouts_say_what_is_known(tmp_path: Path):
         read_manifest(tmp_path)
     for part in ("holds notes.md", "mvsa: a folder with data/<id>.txt", "table: a CSV, TSV or JSONL table"):
         assert part in str(caught.value)
-    with pytest.raises(UsageError, match="there is no layout 'csv'; choose one of mvsa, mosi, table"):
+    with pytest.raises(UsageError, match="there is no layout 'csv'; choose one of mvsa, mosi, fakeddit, table"):
         read_manifest(tmp_path, layout="csv")

@@ -17,6 +17,8 @@ def test_metrics_of_a_confusion_matrix_by_hand():
         "accuracy": 7 / 10,
         "macro_f1": (3 / 4 + 4 / 7 + 4 / 5) / 3,
         "weighted_f1": (4 * 3 / 4 + 4 * 4 / 7 + 2 * 4 / 5) / 10,
+        "weighted_precision": (4 * 3 / 4 + 4 * 2 / 3 + 2 * 2 / 3) / 10,
+        "weighted_recall": 7 / 10,
         "balanced_accuracy": (3 / 4 + 2 / 4 + 1) / 3,
         "n": 10,
     }
