@@ -490,3 +490,18 @@ def test_aligned_sound_stands_beside_words_that_learn(tmp_path, sure, head):
     history = done.tuned[0]["history"]
     assert history[-1]["train_loss"] < 0.3 * history[0]["train_loss"]
     assert done.metrics["modalities"] == ["text", "audio"]
+
+
+@pytest.mark.slow
+def test_on_a_plateau_the_rate_falls_before_patience_ends(ask, monkeypatch):
+    from extract.finetune import trainer
+
+    rates = []
+
+    def look(self, args, state, control, optimizer, **_):
+        rates.append(optimizer.param_groups[0]["lr"])
+
+    monkeypatch.setattr(trainer._Told, "on_step_end", look)
+    ask("text", schedule="plateau", patience=6, epochs=12, rates={"text": 1e-2}, params={"learning_rate": 1e-1})
+    assert rates[0] == 1e-2
+    assert min(rates) == pytest.approx(1e-3, rel=1e-6) or min(rates) < 1e-3

@@ -30,8 +30,8 @@ class Tuning:
         batch_size: rows a step and process; times `accumulate` for one step of the optimizer.
         accumulate: batches whose gradients are added up for one step.
         rates: learning rates by modality; those that are not named are `RATES`. The head has its own.
-        schedule: `linear`, `cosine` or `constant`, after the warm-up; `plateau` (no warm-up, a tenth when the
-            validation loss stalls).
+        schedule: `linear`, `cosine` or `constant`, after the warm-up; `plateau` (no warm-up, a tenth once
+            the watched loss has not fallen for two epochs).
         warm_up: share of the steps in which rates rise from 0.
         weight_decay: of the encoders' weights but biases and norms (AdamW); the head has its own.
         clip_norm: largest norm of the gradient; None does not clip.

@@ -119,6 +119,7 @@ def _arguments(tuning: Tuning, runtime: Runtime, folder: Path, rows: int, watche
         gradient_accumulation_steps=tuning.accumulate,
         num_train_epochs=tuning.passes(rows),
         lr_scheduler_type=SCHEDULES[tuning.schedule],
+        lr_scheduler_kwargs={"factor": 0.1, "patience": 1} if tuning.schedule == "plateau" else None,
         warmup_steps=0 if tuning.schedule == "plateau" else tuning.warm_up,
         max_grad_norm=tuning.clip_norm or 0.0,
         bf16=tuning.precision == "bf16" or (tuning.precision == "auto" and runtime.has_bf16),
