@@ -252,6 +252,7 @@ def hub_cache(root: Path, bert: Path) -> dict[str, str]:
     return {"HF_HOME": str(root / "hf"), "TORCH_HOME": str(root / "torch")}
 
 
+@pytest.mark.slow
 def test_every_default_works_as_written(run_process: Run, bert: Path, tmp_path: Path) -> None:
     write_posts(tmp_path / "work" / "data", n=20, unlabelled=1)
     env = hub_cache(tmp_path, bert)

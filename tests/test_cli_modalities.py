@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from cache import load
@@ -45,6 +46,7 @@ def write_talks(folder: Path, count: int = 24, unlabelled: int = 2) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_from_columns_to_heads_and_new_labels(run: Run, tmp_path: Path, models: list[str]) -> None:
     talks = write_talks(tmp_path / "talks")
     done = run("extract", talks, *models, "--columns", COLUMNS, "--tokens", "--json")

@@ -11,7 +11,8 @@ import pytest
 from tests.conftest import ROOT
 
 
-@pytest.mark.parametrize(("kills", "seed"), [(3, 1), pytest.param(15, 2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("kills", "seed"), [(3, 1), (15, 2)])
 def test_a_kill_costs_the_batches_in_flight_and_nothing_else(kills: int, seed: int) -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / "kills.py"), "--kills", kills, "--seed", seed, "--json"]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=500)

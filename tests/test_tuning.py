@@ -405,6 +405,7 @@ def test_small_data_is_seen_more_often(rows, options, passes):
 # Other tasks, heads and ways
 
 
+@pytest.mark.slow
 def test_numbers_are_learned_too(ask, posts):
     rows = (posts / "posts.csv").read_text().replace(",bad", ",-1.5").replace(",good", ",2.25")
     (posts / "posts.csv").write_text(rows)

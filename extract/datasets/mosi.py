@@ -75,6 +75,8 @@ def _sample(root: Path, row: Mapping[str, Any]) -> Sample:
     for folder in FOLDERS:
         place = row if folder in row else {folder: f"{folder}/{name}.npy"}
         array = array_of(place, folder, folder, root) if (root / folder).is_dir() else None
+        if isinstance(array, Path) and not array.name.lower().endswith(".npy"):  # elsewhere `audio` may be sound itself
+            raise ValueError(f"{folder} must hold paths of .npy files, found {array.name}")
         if array is not None:
             arrays[folder] = array
     # Ids are <video>[<number>]; a copy of the data that is about has lost the name of one video.

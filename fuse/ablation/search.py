@@ -77,6 +77,8 @@ def _plain(own: Mapping[str, Any], name: str) -> bool:
 
 def _gradient_axes(head: GradientHead, own: Mapping[str, Any], grid: str) -> dict[str, list[Any]]:
     axes: dict[str, list[Any]] = {"learning_rate": [_rounded(own["learning_rate"] * one) for one in _RATES[grid]]}
+    if own.get("hidden_sizes") == () or own.get("hidden_sizes") == []:
+        return axes  # a linear layer has no width, and nothing to drop
     if "hidden_sizes" in own:
         widths = [[max(1, int(size * scale)) for size in own["hidden_sizes"]] for scale in _WIDTHS[grid]]
         axes["hidden_sizes"] = [width * layers for layers in _LAYERS[grid] for width in widths]

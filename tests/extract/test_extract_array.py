@@ -116,7 +116,7 @@ def test_a_shorter_text_cuts_the_arrays_too_and_is_another_key(talks, bench, spe
     assert done.view.blocks["audio"].encoder != first.view.blocks["audio"].encoder
 
 
-@pytest.mark.parametrize("head", ["cmbert", "ef-lstm"])
+@pytest.mark.parametrize("head", ["cmbert", pytest.param("ef-lstm", marks=pytest.mark.slow)])
 def test_aligned_heads_fit_on_the_table_as_it_is(talks, bench, specs, head: str):
     from fuse import make_regressor
 

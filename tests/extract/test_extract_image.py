@@ -134,6 +134,7 @@ def test_a_folder_of_the_networks_name_does_not_matter(tmp_path: Path, monkeypat
     assert build("squeezenet1_1", random_init=0).key.fields["architecture"] == "torchvision/squeezenet1_1"
 
 
+@pytest.mark.slow
 def test_key_does_not_depend_on_what_no_vector_depends_on(
     build: Build, shufflenet: Path, state: State, tmp_path: Path, saved: Callable[[object], str]
 ):

@@ -22,6 +22,7 @@ class Counting:
         self.given += [int(one[0]) for one in batch]
 
 
+@pytest.mark.slow
 def test_every_stage_is_measured_and_nothing_stays(posts, bert: Path, shufflenet: Path, tmp_path: Path):
     (posts.folder / "4.png").write_bytes(b"broken")
     asked: list[Path | None] = []
