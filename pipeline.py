@@ -64,6 +64,7 @@ def main() -> None:
     pipeline.py extract DATA --gpu     encode what is not yet in features/
     pipeline.py fuse --head mlp        train and judge a head on it
     pipeline.py ablate                 compare heads x modalities x seeds x folds; report.html
+    pipeline.py finetune DATA --gpu    tune the encoders with a head; extract --finetuned caches them
     pipeline.py predict --run RUN NEW  label new data
     pipeline.py bench --gpu            what this machine reaches, before a big job
     """  # noqa: D301 - click wants the very character
