@@ -7,14 +7,28 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from console import chosen_specs, how_to_run, typed_command, with_bars
+from console import chosen_specs, finish, how_to_run, typed_command, with_bars
 
 if TYPE_CHECKING:
     from cache import View
     from extract import Extraction, Manifest
-    from fuse import Ablated, Settings, Shown
+    from fuse import Ablated, Judged, Settings, Shown
 
 DEMO_HEADS = ("logreg", "vote", "vote-prior", "stacking", "mlp")
+
+
+def list_heads(as_json: bool) -> None:
+    """Prints all heads."""
+    from fuse import heads_content, heads_lines
+
+    finish(as_json, heads_content(), heads_lines())
+
+
+def fuse_text(head: str, name: str, judged: Judged) -> str:
+    """What a head came to, for people."""
+    from fuse import evaluation_text
+
+    return f"{name}: {judged.protocol.description}\n\n{evaluation_text(head, judged.evaluation)}\n"
 
 
 def encode_for(

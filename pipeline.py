@@ -43,6 +43,8 @@ from flows import (
     demo_extract,
     demo_predict,
     encode_for,
+    fuse_text,
+    list_heads,
     predict_text,
     predict_with,
     shown_from,
@@ -52,7 +54,6 @@ from flows import (
 
 if TYPE_CHECKING:
     from extract import EncoderSpec, Manifest
-    from fuse import Judged
 
 
 @click.group(cls=Pipeline, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -129,12 +130,12 @@ def fuse(head: str, store: Path, name: str | None, modalities: str | None, as_js
     from fuse import judge
 
     if head == "list":
-        _list_heads(as_json)
+        list_heads(as_json)
         return
     data = load_data_set(store, name, parse_modalities(modalities), check=True)
     params = parse_assignments(options.pop("assignments"))
     judged = with_bars(lambda bars: judge(data, head, params, store=store, progress=bars, **options))
-    text = _fuse_text(head, data.name, judged)
+    text = fuse_text(head, data.name, judged)
     finish(as_json, {**judged.metrics, "out": str(judged.folder)}, [text, f"run: {judged.folder}"])
 
 
@@ -408,18 +409,6 @@ def demo(out: Path, seed: int, as_json: bool) -> None:
     lines += ["Your own: pipeline.py extract FOLDER, then pipeline.py ablate"]
     result = {"best": best["head"], "accuracy": accuracies(done.summary), "out": str(out), "run": str(done.folder)}
     finish(as_json, result, lines)
-
-
-def _list_heads(as_json: bool) -> None:
-    from fuse import heads_content, heads_lines
-
-    finish(as_json, heads_content(), heads_lines())
-
-
-def _fuse_text(head: str, name: str, judged: Judged) -> str:
-    from fuse import evaluation_text
-
-    return f"{name}: {judged.protocol.description}\n\n{evaluation_text(head, judged.evaluation)}\n"
 
 
 if __name__ == "__main__":

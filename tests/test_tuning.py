@@ -506,3 +506,21 @@ def test_on_a_plateau_the_rate_falls_before_patience_ends(ask, monkeypatch):
     ask("text", schedule="plateau", patience=6, epochs=12, rates={"text": 1e-2}, params={"learning_rate": 1e-1})
     assert rates[0] == 1e-2
     assert min(rates) == pytest.approx(1e-3, rel=1e-6) or min(rates) < 1e-3
+
+
+def test_a_picture_is_cropped_and_mirrored_by_chance():
+    from PIL import Image
+
+    from extract.encoders.image import Preset
+    from extract.finetune.networks import augmented
+
+    ramp = np.tile(np.linspace(0, 255, 90, dtype=np.uint8), (60, 1))
+    picture = Image.fromarray(np.stack([ramp] * 3, axis=2))
+    preset = Preset(32, 24, "bilinear", (0.5,) * 3, (0.5,) * 3)
+    made = [augmented(picture, preset, np.random.default_rng(seed)) for seed in range(200)]
+    assert all(one.shape == (24, 24, 3) and one.dtype == np.uint8 for one in made)
+    np.testing.assert_array_equal(made[7], augmented(picture, preset, np.random.default_rng(7)))
+    spans = np.array([int(one[0, -1, 0]) - int(one[0, 0, 0]) for one in made])
+    assert 0.35 < (spans < 0).mean() < 0.65  # mirrored
+    assert np.abs(spans).min() < 140 < np.abs(spans).max()  # small and large parts of it
+    assert np.abs(spans).min() > 60  # but no scraps

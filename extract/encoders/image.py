@@ -251,23 +251,6 @@ def preprocess(image: Image.Image, preset: Preset) -> np.ndarray:
     return np.asarray(resized.crop((left, top, left + preset.crop, top + preset.crop)), dtype=np.uint8)
 
 
-def augmented(image: Image.Image, preset: Preset, draw: np.random.Generator) -> np.ndarray:
-    """A random part of a picture, mirrored in one of two cases: `uint8 (crop, crop, 3)`.
-
-    The part has 25 to 100 % of the area and an aspect ratio of 3/4 to 4/3, as torchvision's
-    `RandomResizedCrop` draws it (Szegedy et al. 2015), but never so little.
-    """
-    area, ratio = draw.uniform(0.25, 1.0), np.exp(draw.uniform(np.log(3 / 4), np.log(4 / 3)))
-    width = min(image.width, round(math.sqrt(image.width * image.height * area * ratio)))
-    height = min(image.height, round(math.sqrt(image.width * image.height * area / ratio)))
-    width, height = max(width, 1), max(height, 1)
-    left, top = int(draw.integers(image.width - width + 1)), int(draw.integers(image.height - height + 1))
-    method = Image.Resampling[preset.interpolation.upper()]
-    part = image.resize((preset.crop, preset.crop), method, (left, top, left + width, top + height))
-    pixels = np.asarray(part, dtype=np.uint8)
-    return np.ascontiguousarray(pixels[:, ::-1]) if draw.random() < 0.5 else pixels
-
-
 def _longer_side(width: int, height: int, preset: Preset) -> int:
     """Of the resized picture. Raises DecodeError where that would fill the memory."""
     longer = int(preset.resize * max(width, height) / min(width, height))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from cache import ModelError, UsageError
 from extract.decode import decode_image
-from extract.encoders.image import augmented, grid_layer, load_network, preprocess
+from extract.encoders.image import Preset, grid_layer, load_network, preprocess
 from extract.encoders.spec import OUTPUTS, EncoderSpec
 from extract.encoders.text import load_text, longest_text, token_ids
 from extract.manifest import Content
@@ -199,6 +201,23 @@ class TunableImage(Tunable):
         path = folder / "weights.safetensors"
         save_file({name: part.contiguous() for name, part in self.model.state_dict().items()}, path)
         return {"weights": str(path), "random_init": None}
+
+
+def augmented(image: Image.Image, preset: Preset, draw: np.random.Generator) -> np.ndarray:
+    """A random part of a picture, mirrored in one of two cases: `uint8 (crop, crop, 3)`.
+
+    The part has 25 to 100 % of the area and an aspect ratio of 3/4 to 4/3, as torchvision's
+    `RandomResizedCrop` draws it (Szegedy et al. 2015), but never so little.
+    """
+    area, ratio = draw.uniform(0.25, 1.0), np.exp(draw.uniform(np.log(3 / 4), np.log(4 / 3)))
+    width = min(image.width, round(math.sqrt(image.width * image.height * area * ratio)))
+    height = min(image.height, round(math.sqrt(image.width * image.height * area / ratio)))
+    width, height = max(width, 1), max(height, 1)
+    left, top = int(draw.integers(image.width - width + 1)), int(draw.integers(image.height - height + 1))
+    method = Image.Resampling[preset.interpolation.upper()]
+    part = image.resize((preset.crop, preset.crop), method, (left, top, left + width, top + height))
+    pixels = np.asarray(part, dtype=np.uint8)
+    return np.ascontiguousarray(pixels[:, ::-1]) if draw.random() < 0.5 else pixels
 
 
 def tunable(spec: EncoderSpec, tokens: bool) -> Tunable:
