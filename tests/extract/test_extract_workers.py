@@ -141,7 +141,7 @@ class Silent:
     model = "silent"
 
     @property
-    def modality(self) -> str:
+    def kind(self) -> str:
         raise Unspeakable
 
 
