@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from cache import NO_ITEM, Block, DataError, DataSet, FeatureTable, listing, tables_of, unpack_items
-from fuse.splits import Fold
+from fuse.splits import Fold, Protocol
 
 TUNED_ON = "tuned_on"
 """Field of a block's spec that a fine-tuned encoder carries, None or absent for any other:
@@ -170,6 +170,24 @@ def refuse_tuned(data: DataSet, folds: Sequence[Fold]) -> None:
     """
     for number, table in enumerate(tables_of(data)):
         _refuse_tuned_of(table, [fold for fold in folds if fold.table == number])
+
+
+def without_tuned(data: DataSet, protocol: Protocol) -> Protocol:
+    """The protocol without rows beside the judged ones that an encoder was tuned on, such as those that it watched.
+
+    They are no test rows, and a tuning that watches the validation split is as it should be; but a figure of
+    rows that an encoder knows would say nothing, and so the description says why there is none.
+    """
+    tables = tables_of(data)
+    known = [
+        fold.name
+        for fold in protocol.also
+        if any(tuned_rows(tables[fold.table], name)[fold.test].any() for name in data.modalities)
+    ]
+    if not known:
+        return protocol
+    said = f"{protocol.description}; {listing(known)} rows are not reported: the tuning of an encoder has seen them"
+    return replace(protocol, description=said, also=tuple(fold for fold in protocol.also if fold.name not in known))
 
 
 def _refuse_tuned_of(table: FeatureTable, folds: Sequence[Fold]) -> None:

@@ -28,7 +28,7 @@ from fuse.bundle import load as load_bundle
 from fuse.bundle import save as save_bundle
 from fuse.estimators import FusionHead
 from fuse.evaluate import Evaluation, evaluate, labelled_by, task_for
-from fuse.leaks import refuse_tuned
+from fuse.leaks import refuse_tuned, without_tuned
 from fuse.registry import make_classifier, make_regressor, modalities_of
 from fuse.report.files import write_judged, write_predictions
 from fuse.splits import Protocol, protocol_for
@@ -89,7 +89,8 @@ def run_head(
     task = task_of(tables_of(labelled)[0].y, task)
     chosen = head_for(head, task, params or {}, seed)
     protocol = protocol_for(labelled, folds, seed, task)
-    refuse_tuned(labelled, [*protocol.judged, *protocol.also])
+    refuse_tuned(labelled, protocol.judged)
+    protocol = without_tuned(labelled, protocol)
     return evaluate(chosen, labelled, protocol, progress), protocol
 
 

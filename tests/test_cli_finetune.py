@@ -178,6 +178,13 @@ def test_data_with_splits_is_judged_on_its_test_rows(run: Run, extracted: Path, 
         "watched": 10,
         "test": 10,
     }
+    encoded = run("extract", "posts.csv", "--finetuned", "own", "--name", "own")
+    assert encoded.code == 0, encoded.err
+    judged = run("fuse", "--head", "text", "--name", "own", "--json")
+    assert judged.code == 0, judged.err
+    assert judged.json["n"] == 10
+    assert "valid" not in judged.json  # rows that the tuning watched
+    assert "valid rows are not reported" in judged.err
     refused = run("finetune", "posts.csv", *models, *QUICK, "--cross-fit", "3")
     assert "gives splits" in refused.err
 

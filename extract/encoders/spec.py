@@ -150,6 +150,7 @@ def choose_specs(
         raise UsageError(f"there is no encoder for {unknown[0]!r}; --modalities takes {listing(known)}")
 
     def spec_of(modality: str) -> EncoderSpec:
+        """Of one modality."""
         start = dict(base.get(modality) or found.get(modality) or {})
         kind = kind_of(modality, start.get("model", ""))
         if not start:
