@@ -26,7 +26,7 @@ from fuse.ablation.summary import Comparison
 from fuse.ablation.work import Data
 from fuse.estimators import FusionHead
 from fuse.evaluate import Evaluation, Predictions
-from fuse.leaks import describe, near_duplicates
+from fuse.leaks import TUNED_ON, describe, near_duplicates
 from fuse.report.page import Shown
 from fuse.runs import versions, write_run
 
@@ -154,16 +154,20 @@ def _closer(done: Done, comparison: Comparison, jobs: int | None) -> dict[str, A
 
 
 def _near(done: Done) -> dict[str, Any]:
-    """By modality, rows that nearly repeat a row of another fold; of tuned vectors those of fold 0 are compared."""
+    """By modality, rows that nearly repeat a row of another fold.
+
+    Not by vectors of a tuned encoder: they gather by label, and near means no more that rows are alike.
+    """
     data, table = done.data, done.data.table
     fold = np.full(len(table), -1)
     first = [one for one in done.plan.rounds if one.seed == done.plan.rounds[0].seed]
     for number, round_ in enumerate(first):
         fold[round_.fold.test] = number
-    of = {"vectors": "of fold 0"} if data.folds else {}
+    blocks = table.view.blocks
     return {
-        name: {**describe(near_duplicates(values, data.inputs.masks[name], table.groups), table.ids, fold), **of}
+        name: describe(near_duplicates(values, data.inputs.masks[name], table.groups), table.ids, fold)
         for name, values in data.inputs.values.items()
+        if not blocks[name].spec.get(TUNED_ON)
     }
 
 

@@ -360,6 +360,6 @@ def duplicates(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
         counts = {
             key: count_text(one.get(key)) for key in ("rows", "checked", "across", "pairs") if one.get(key) is not None
         }
-        said = {"threshold": decimals(one.get("threshold"), 3), "vectors": short(one.get("vectors"), 40)}
-        found.append({"name": str(name), **said, "examples": examples[:MOST], **counts})
+        threshold = decimals(one.get("threshold"), 3)
+        found.append({"name": str(name), "threshold": threshold, "examples": examples[:MOST], **counts})
     return found

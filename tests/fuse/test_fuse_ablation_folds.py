@@ -189,46 +189,12 @@ def test_the_summary_names_the_data_set_and_the_encoders_of_every_fold(family, a
     assert ablated.folder.name == "posts-ablation-1"
 
 
-def test_what_one_table_must_stand_for_is_that_of_fold_0(family, ablated):
-    near = ablated.summary["near_duplicates"]
-    assert {name: (one["vectors"], one["rows"]) for name, one in near.items()} == {
-        "text": ("of fold 0", 48),
-        "image": ("of fold 0", 48),
-    }
+def test_near_duplicates_are_not_looked_for_among_tuned_vectors(ablated):
+    near = ablated.summary["near_duplicates"]  # tuned ones gather by label
+    assert {name: one["rows"] for name, one in near.items()} == {"image": 48}
     page = (ablated.folder / "report.html").read_text(encoding="utf-8")
-    assert "(vectors of fold 0)" in page
+    assert "by encoders that were not tuned" in page
     assert "heads 0, 1" in page
-    assert "folds 0, 1" not in page
-
-
-def test_near_duplicates_are_those_of_the_vectors_of_fold_0(tmp_path, family):
-    """Texts that are equal in fold 0 alone are found, texts that are equal in fold 1 alone are not."""
-    one, other = family.parts(0)[1][0], family.parts(1)[1][0]
-    found = {}
-    for number in (0, 1):
-
-        class Twins(Family):
-            """Two rows of different folds are one in the vectors of this fold."""
-
-            def __init__(self, root, number=number):
-                from tests.fuse import families
-
-                real = families.tuned_vectors
-
-                def same(*args):
-                    vectors = real(*args)
-                    vectors[number][other] = vectors[number][one]
-                    return vectors
-
-                with pytest.MonkeyPatch.context() as patched:
-                    patched.setattr(families, "tuned_vectors", same)
-                    super().__init__(root)
-
-        twins = Twins(tmp_path / str(number) / "features")
-        done = ablate(twins.load(), settings(), Asked("", ""), out=tmp_path / str(number) / "run", jobs=1)
-        examples = done.summary["near_duplicates"]["text"]["examples"]
-        found[number] = any({a, b} == {f"id{one}", f"id{other}"} for a, b, _ in examples)
-    assert found == {0: True, 1: False}
 
 
 def test_the_closer_look_is_at_the_folds_own_vectors(family, ablated):
