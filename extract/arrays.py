@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import math
-from pathlib import Path
 from typing import IO
 
 import numpy as np
 
 from extract.decode import DecodeError
+from extract.manifest import File, opened
 
 _Header = tuple[tuple[int, ...], bool, np.dtype]
 
@@ -40,14 +40,14 @@ def read_array(raw: bytes) -> np.ndarray:
     return array
 
 
-def array_width(content: Path | bytes) -> int:
+def array_width(content: File) -> int:
     """Columns D of an array, by the header of its file.
 
     Raises:
         DecodeError: no `.npy` file, or another shape.
         OSError: the file cannot be read.
     """
-    with content.open("rb") if isinstance(content, Path) else io.BytesIO(content) as file:
+    with opened(content) as file:
         shape, _, dtype = _header(file)
     _check(shape, dtype)
     return shape[-1]

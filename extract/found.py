@@ -13,7 +13,7 @@ from cache import DataError, UsageError, listing
 from extract.arrays import array_width
 from extract.decode import DecodeError
 from extract.encoders.spec import ARRAY, AUDIO, DEFAULT_MODELS, TABULAR, kind_of
-from extract.manifest import Aligned, Content, Manifest
+from extract.manifest import Aligned, Content, Manifest, file_name
 from extract.sound import COMPRESSED, have_soundfile, is_clip
 
 LOOKED_AT = 64
@@ -60,10 +60,10 @@ def found_in(manifest: Manifest, modalities: Collection[str] | None = None) -> d
 
 def _require_soundfile(modality: str, contents: Sequence[Content]) -> None:
     """Before anything is encoded, rather than a failure a row."""
-    files = [one for one in contents if isinstance(one, Path) and one.suffix.lower() in COMPRESSED]
+    files = [name for name in map(file_name, contents) if name.lower().endswith(COMPRESSED)]
     if files and not have_soundfile():
         raise UsageError(
-            f"{len(files)} of the {len(contents)} files of {modality} are no WAV, such as {files[0].name}, and "
+            f"{len(files)} of the {len(contents)} files of {modality} are no WAV, such as {Path(files[0]).name}, and "
             "soundfile, which reads them, cannot be imported: pip install soundfile"
         )
 
@@ -74,12 +74,12 @@ def _width(modality: str, contents: Sequence[Content]) -> int:
     problem = "no row has one"
     for content in contents:
         array = content.array if isinstance(content, Aligned) else content
-        if not isinstance(array, Path | bytes) or widths.total() == LOOKED_AT:
+        if isinstance(array, str) or widths.total() == LOOKED_AT:
             break
         try:
             widths[array_width(array)] += 1
         except (DecodeError, OSError) as error:
-            place = f"{array}: " if isinstance(array, Path) else ""
+            place = f"{file_name(array)}: " if file_name(array) else ""
             problem = place + (error.strerror if isinstance(error, OSError) and error.strerror else str(error))
     if not widths:
         raise DataError(f"none of the {len(contents)} arrays of {modality} can be read ({problem}); see --modalities")

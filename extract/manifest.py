@@ -3,29 +3,47 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cache import DataError, canonical_json, item_key, listing
 
 
+class Piece(ABC):
+    """A file within a larger one, such as a picture in a tar, which is read when it is wanted. Compares and pickles."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What it is called there: its suffix says what it is."""
+
+    @abstractmethod
+    def read(self) -> bytes:
+        """Its bytes. Raises OSError."""
+
+
+File = Path | Piece | bytes
+"""The path of a file, or where else it lies, or what would be in it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Aligned:
-    """An array with a row for each word, and the words themselves, which stand in the text with a space between.
+    """An array with a row for each word, and the words themselves, which stand in the text with a space between."""
 
-    `array` is the path of its `.npy` file, or what would be in it.
-    """
-
-    array: Path | bytes
+    array: File
     words: tuple[str, ...]
 
 
-Content = str | Path | bytes | Aligned
-"""A text or a row of numbers and categories as JSON; the path of a file, or what would be in it; an aligned array."""
+Content = str | File | Aligned
+"""A text or a row of numbers and categories as JSON; a file; an aligned array."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,14 +172,29 @@ def label_counts(manifest: Manifest) -> dict[str, int]:
 
 def on_disk(content: Content | None) -> bool:
     """Whether a file has to be read to have it."""
-    return isinstance(content.array if isinstance(content, Aligned) else content, Path)
+    return isinstance(content.array if isinstance(content, Aligned) else content, Path | Piece)
+
+
+def file_name(content: Content) -> str:
+    """The path of its file, or its name in a larger one, for messages; empty for what lies in no file."""
+    return str(content) if isinstance(content, Path) else content.name if isinstance(content, Piece) else ""
+
+
+def bytes_of(file: File) -> bytes:
+    """What is in a file. Raises OSError."""
+    return file if isinstance(file, bytes) else file.read() if isinstance(file, Piece) else file.read_bytes()
+
+
+def opened(file: File) -> IO[bytes]:
+    """A file to read the start of. Raises OSError."""
+    return file.open("rb") if isinstance(file, Path) else io.BytesIO(bytes_of(file))
 
 
 def read_content(content: Content) -> str | bytes | Aligned:
     """The same with what is in its file in the place of the path. Raises OSError."""
     if isinstance(content, Aligned):
-        return Aligned(content.array.read_bytes(), content.words) if isinstance(content.array, Path) else content
-    return content.read_bytes() if isinstance(content, Path) else content
+        return Aligned(bytes_of(content.array), content.words)
+    return content if isinstance(content, str) else bytes_of(content)
 
 
 def content_key(content: Content) -> bytes:

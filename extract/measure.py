@@ -26,7 +26,7 @@ from extract.datasets.demo import WORDS, write_bert
 from extract.decode import DecodeError
 from extract.encoders import build_encoder
 from extract.encoders.spec import Encoder, EncoderSpec, decode_light
-from extract.manifest import Manifest
+from extract.manifest import Manifest, Piece
 from extract.stage import Extraction, Settings, extract
 
 if TYPE_CHECKING:
@@ -132,14 +132,14 @@ def _rates(modality: str, manifest: Manifest, done: Extraction, runtime: Runtime
     progress(f"{modality}: bare forward", 0, 1)
     seconds = _bare_seconds_that_fit(encoder, inputs, [costs[number] for number in sound], runtime)
     progress(f"{modality}: bare forward", 1, 1)
-    on_disk = any(isinstance(one, Path) for one in lights)
+    from_disk = any(isinstance(one, Path | Piece) for one in lights)
     return {
         "model": Path(spec.model).name,
         "precision": precision,
         "why": why,
         "items": len(inputs),
-        "prepare": None if on_disk else round(len(contents) / (prepared - started), 1),
-        "decode": round(len(contents) / (ended - prepared), 1) if on_disk else None,
+        "prepare": None if from_disk else round(len(contents) / (prepared - started), 1),
+        "decode": round(len(contents) / (ended - prepared), 1) if from_disk else None,
         "forward": round(len(inputs) / seconds, 1),
     }
 

@@ -13,7 +13,7 @@ from cache import NO_ITEM, DataError, UsageError, View, item_key
 from extract.datasets import read_manifest
 from extract.decode import DecodeError, decode_image
 from extract.encoders.spec import DEFAULT_MODELS, kind_of
-from extract.manifest import Aligned, Content, Manifest
+from extract.manifest import Aligned, Content, Manifest, bytes_of
 
 LONGEST_TEXT = 600
 QUALITY = 80
@@ -117,10 +117,10 @@ def _content(content: Content | None) -> str | bytes | None:
     """The text, or the bytes of the file; None where there is none or it cannot be read."""
     if isinstance(content, Aligned):
         return None
-    if not isinstance(content, Path):
+    if content is None or isinstance(content, str):
         return content
     try:
-        return content.read_bytes()
+        return bytes_of(content)
     except OSError:
         return None
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import io
 import math
 import wave
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from extract.decode import DecodeError, ReadError
-from extract.manifest import Content
+from extract.manifest import Content, File, file_name, opened
 
 WAV, COMPRESSED = (".wav",), (".flac", ".mp3", ".ogg")
 AUDIO_SUFFIXES = (*WAV, *COMPRESSED)
@@ -32,27 +31,26 @@ _EXTENSIBLE, _PCM = b"\xfe\xff", b"\x01\x00"
 
 
 def is_clip(content: Content) -> bool:
-    """Whether it is the path of an audio file, by its suffix."""
-    return isinstance(content, Path) and content.suffix.lower() in AUDIO_SUFFIXES
+    """Whether it is an audio file, by its suffix."""
+    return file_name(content).lower().endswith(AUDIO_SUFFIXES)
 
 
-def seconds_of(content: Path | bytes) -> float:
+def seconds_of(content: File) -> float:
     """How long a clip is by its header, before anything of that size is read.
 
     Raises:
         DecodeError: no audio file that can be read.
         OSError: the file cannot be read.
     """
-    start = content[:HEADER] if isinstance(content, bytes) else _start(content)
-    if _by_wave(start):
-        with (
-            content.open("rb") if isinstance(content, Path) else io.BytesIO(content) as file,
-            _wave(file, start) as one,
-        ):
-            return one.getnframes() / _rate(one.getframerate())
-    _check_start(start)
-    with _sound_file(content) as one:
-        return float(one.frames / _rate(one.samplerate))
+    with opened(content) as file:
+        start = file.read(HEADER)
+        file.seek(0)
+        if _by_wave(start):
+            with _wave(file, start) as one:
+                return one.getnframes() / _rate(one.getframerate())
+        _check_start(start)
+        with _sound_file(file) as one:
+            return float(one.frames / _rate(one.samplerate))
 
 
 def read_clip(raw: bytes, rate: int, most: int) -> np.ndarray:
@@ -98,11 +96,6 @@ def have_soundfile() -> bool:
     except (ImportError, OSError):
         return False
     return True
-
-
-def _start(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(HEADER)
 
 
 def _by_wave(raw: bytes) -> bool:
@@ -175,7 +168,7 @@ def _samples(data: bytes, width: int) -> np.ndarray:
 
 def _by_soundfile(raw: bytes, most: int) -> tuple[np.ndarray, int]:
     _check_start(raw)
-    with _sound_file(raw) as file:
+    with _sound_file(io.BytesIO(raw)) as file:
         rate = _rate(file.samplerate)
         wanted = min(file.frames, most * rate)
         try:
@@ -196,13 +189,13 @@ def _check_start(raw: bytes) -> None:
         raise DecodeError("no audio file that is known: expected WAV, FLAC, MP3 or Ogg")
 
 
-def _sound_file(content: Path | bytes) -> Any:
+def _sound_file(file: IO[bytes]) -> Any:
     try:
         import soundfile
     except (ImportError, OSError) as error:
         raise ReadError(f"it {_NEEDS}") from error  # once it is installed, the next extraction tries again
     try:
-        return soundfile.SoundFile(io.BytesIO(content) if isinstance(content, bytes) else str(content))
+        return soundfile.SoundFile(file)
     except Exception as error:  # as above
         raise DecodeError(f"broken audio file: {error}") from error
 

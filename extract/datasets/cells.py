@@ -67,7 +67,7 @@ def with_words(found: Mapping[str, Content], words: tuple[str, ...]) -> dict[str
         )
     inputs: dict[str, Content] = {"text": text} if text else {}
     for role, content in found.items():
-        if kind_of(role, "") not in ("text", "image", TABULAR) and isinstance(content, Path | bytes):
+        if kind_of(role, "") not in ("text", "image", TABULAR) and not isinstance(content, str | Aligned):
             # Nothing says which part of a clip belongs to which word.
             content = content if kind_of(role, "") == AUDIO and is_clip(content) else Aligned(content, words)
         inputs.setdefault(role, content)

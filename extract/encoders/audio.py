@@ -16,7 +16,7 @@ from extract.encoders.hub import NOT_THE_FUNCTION, Named, load_weights
 from extract.encoders.kernels import fuse_linears
 from extract.encoders.spec import AUDIO, COMPUTE, EncoderSpec, storage
 from extract.encoders.weights import compute_dtype, weights_digest
-from extract.manifest import Content
+from extract.manifest import Content, Piece
 from extract.runtime import Runtime
 from extract.sound import SOUND_FIELDS, read_clip, seconds_of
 
@@ -82,7 +82,7 @@ class AudioEncoder:
         costs = []
         for content in contents:
             try:
-                seconds = seconds_of(content) if isinstance(content, Path | bytes) else 0.0
+                seconds = seconds_of(content) if isinstance(content, Path | Piece | bytes) else 0.0
             except (DecodeError, OSError):  # decoding will say so
                 seconds = 0.0
             self.truncated += seconds > self._longest

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from cache import TOKENS, EncoderKey, UsageError, Values, listing
-from extract.manifest import Content, read_content
+from extract.manifest import Content, Piece, read_content
 
 DEFAULT_MODELS = {"text": "bert-base-uncased", "image": "resnet50"}
 AUDIO = "audio"
@@ -230,7 +230,7 @@ def with_content(light: Any, read: Callable[[Content], Content] = read_content) 
     """A light form with what is in its file in the place of the path."""
     if isinstance(light, Prepared):
         return Prepared(read(light.content), light.more)
-    return read(light) if isinstance(light, Path) else light
+    return read(light) if isinstance(light, Path | Piece) else light
 
 
 def decode_light(encoder: Encoder, light: Any) -> np.ndarray:

@@ -18,7 +18,7 @@ from extract.decode import decode_image
 from extract.encoders.image import Preset, grid_layer, load_network, preprocess
 from extract.encoders.spec import OUTPUTS, EncoderSpec
 from extract.encoders.text import load_text, longest_text, token_ids
-from extract.manifest import Content
+from extract.manifest import Content, bytes_of
 
 Given = tuple[Tensor, Tensor]
 """Vectors `(b, D)` and `bool (b,)`, or tokens `(b, T, D)` and which are there, `bool (b, T)`."""
@@ -164,7 +164,7 @@ class TunableImage(Tunable):
 
     def read(self, light: Content, draw: np.random.Generator | None) -> np.ndarray:
         """`uint8 (crop, crop, 3)`: the centre as the encoder takes it, or a random part, perhaps mirrored."""
-        image = decode_image(light.read_bytes() if isinstance(light, Path) else light, self._draft)  # type: ignore[arg-type]
+        image = decode_image(bytes_of(light), self._draft)  # type: ignore[arg-type]
         return preprocess(image, self._preset) if draw is None else augmented(image, self._preset, draw)
 
     def collate(self, inputs: Sequence[np.ndarray]) -> dict[str, Tensor]:
