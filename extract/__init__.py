@@ -15,6 +15,9 @@ from extract.stage import Extraction, Settings, extract
 from extract.summary import extraction_lines, extraction_result, failure_lines
 
 if TYPE_CHECKING:
+    from extract.downloads.manners import Manners
+    from extract.downloads.result import Downloads
+    from extract.downloads.run import download
     from extract.extractor import FeatureExtractor
     from extract.finetune.processes import Processes
     from extract.finetune.settings import Tuning
@@ -22,21 +25,26 @@ if TYPE_CHECKING:
 
 _LATE = {
     "FeatureExtractor": "extract.extractor",
+    "Downloads": "extract.downloads.result",
     "Lesson": "extract.finetune.tune",
+    "Manners": "extract.downloads.manners",
     "Tuned": "extract.finetune.tune",
     "Tuning": "extract.finetune.settings",
     "Processes": "extract.finetune.processes",
+    "download": "extract.downloads.run",
     "tune": "extract.finetune.tune",
 }
 """Names that are loaded when they are asked for: sklearn and torch take longer than an unchanged `extract`."""
 
 __all__ = [
     "LAYOUTS",
+    "Downloads",
     "EncoderSpec",
     "Extraction",
     "FeatureExtractor",
     "Lesson",
     "Manifest",
+    "Manners",
     "Original",
     "Originals",
     "Processes",
@@ -48,6 +56,7 @@ __all__ = [
     "bench_lines",
     "choose_specs",
     "default_name",
+    "download",
     "extract",
     "extraction_lines",
     "extraction_result",
