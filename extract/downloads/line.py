@@ -77,9 +77,10 @@ class Line:
         try:
             with self._pool.stream("GET", place, headers=headers, extensions={"timeout": waits}) as response:
                 return self._answer(url, response)
-        except httpcore2.ConnectTimeout as error:
-            raise FetchError(f"no connection within {manners.connect_seconds:g} s") from error
         except httpcore2.TimeoutException as error:
+            self._network.left(None)  # says so where it was the time for all of it
+            if isinstance(error, httpcore2.ConnectTimeout):
+                raise FetchError(f"no connection within {manners.connect_seconds:g} s") from error
             raise FetchError(f"the server was silent for {silent:g} s") from error
         except httpcore2.LocalProtocolError as error:
             raise FetchError(f"cannot be asked for: {error}", final=True) from error

@@ -27,6 +27,7 @@ class Downloads:
         fetched: how many were fetched now.
         bytes: the size of these.
         seconds: that this took.
+        given_up: where nothing was asked for, how many of those that are lacking failed for good before.
         failed: what is recorded of those that were asked for and are not there; earlier failures that were not
             tried again among them.
         ids: of each of these, the samples that lack it.
@@ -40,6 +41,7 @@ class Downloads:
     fetched: int = 0
     bytes: int = 0
     seconds: float = 0.0
+    given_up: int = 0
     failed: tuple[FailedDownload, ...] = ()
     ids: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -60,34 +62,43 @@ class Downloads:
         """What there is, what failed, where that is listed, and how to try again."""
         if not self.addresses:
             return []
-        what = "pictures" if self.kinds == {"image"} else "files"
-        there = self.present + self.fetched
+        what = ("pictures" if self.kinds == {"image"} else "files") + " that are named by address"
         if not self.asked:
-            lacking = self.addresses - there
-            said = (
-                f"{lacking} of {self.addresses} {what} that are named by address are not here; --download fetches them"
-            )
-            return [said] if lacking else []
-        place = listing(self.folders, 3)
-        lines = [f"{there} of {self.addresses} {what} that are named by address are in {place}"]
+            return self._not_asked(f"{self._lacking} of {self.addresses} {what}") if self._lacking else []
+        first = f"{self.addresses - self._lacking} of {self.addresses} {what} are in {listing(self.folders, 3)}"
         if self.fetched:
-            lines[0] += f", {self.fetched} of them downloaded now ({self.bytes / 1e6:.1f} MB, {self.seconds:.0f} s)"
+            first += f", {self.fetched} of them downloaded now ({self.bytes / 1e6:.1f} MB, {self.seconds:.0f} s)"
+        lines = [first]
         for one in self.failed[:FAILURES_SHOWN]:
             rows = listing(self.ids.get(one.url, ()), 3)
             lines.append(printable(f"not downloaded: {rows} ({one.url[:LONGEST]}): {one.reason[:LONGEST]}"))
         if self.failed:
-            final = sum(one.final for one in self.failed)
-            again = "--retry-failed tries all of them again"
-            if final < len(self.failed):
-                rest = len(self.failed) - final
-                again = (
-                    f"the same command tries {rest} of them again, --retry-failed all"
-                    if final
-                    else ("the same command tries them again")
-                )
-            lists = listing([one / FAILURES_FILE for one in self.folders], 3)
-            lines.append(f"{len(self.failed)} {what} were not downloaded, listed in {lists}; {again}")
+            lines.append(f"{len(self.failed)} of them were not downloaded, listed in {self._lists}; {self._again()}")
         return lines
+
+    @property
+    def _lacking(self) -> int:
+        return self.addresses - self.present - self.fetched
+
+    @property
+    def _lists(self) -> str:
+        return listing([one / FAILURES_FILE for one in self.folders], 3)
+
+    def _not_asked(self, which: str) -> list[str]:
+        if not self.given_up:
+            return [f"{which} are not here; --download fetches them"]
+        before = f"{self.given_up} of them could not be had before, see {self._lists}; --retry-failed tries these too"
+        return [f"{which} are not here; --download fetches them ({before})"]
+
+    def _again(self) -> str:
+        rest = sum(not one.final for one in self.failed)
+        if rest == len(self.failed):
+            return "the same command tries them again"
+        return (
+            f"the same command tries {rest} of them again, --retry-failed all"
+            if rest
+            else ("--retry-failed tries them again")
+        )
 
 
 def printable(text: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 from cache import Progress, silent
 from extract.downloads.address import Download
 from extract.downloads.manners import Manners
+from extract.downloads.record import read_failures
 from extract.downloads.result import Downloads
 from extract.manifest import Aligned, Manifest
 
@@ -40,7 +41,10 @@ def download(
     folders = tuple(dict.fromkeys(one.path.parent for one in found))
     kinds = frozenset(one.kind for one in found)
     if manners is None:
-        return Downloads(False, folders, kinds, len(found), sum(one.path.exists() for one in found))
+        lacking = {one.url for one in found if not one.path.exists()}
+        known = [one for folder in folders for one in read_failures(folder).values()] if lacking else []
+        given_up = sum(one.final and one.url in lacking for one in known)
+        return Downloads(False, folders, kinds, len(found), len(found) - len(lacking), given_up=given_up)
     from extract.downloads.folder import fill  # with it comes the network's library, of which others have no need
 
     parts = [[one for one in found if one.path.parent == folder] for folder in folders]
