@@ -29,10 +29,7 @@ from tests.extract.web_server import Handler, Page, Web, picture, sends, serving
 
 QUICK = Manners(
     interval=0.0,
-    per_host=16,
-    connect_seconds=1.0,
-    silent_seconds=0.5,
-    most_seconds=1.2,
+    per_host=64,
     attempts=2,
     backoff=0.02,
     longest_wait=2.0,
@@ -40,6 +37,7 @@ QUICK = Manners(
     give_up=1000,
     allow_private=True,
 )
+HASTY = replace(QUICK, threads=64, connect_seconds=1.0, silent_seconds=0.5, most_seconds=1.2)
 JPEG = picture()
 
 
@@ -174,7 +172,7 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Web, Downloa
     with serving() as web:
         web.pages = {"/" + name.replace(" ", "%20"): page for name, (page, _, _) in BAD.items()}
         started = time.monotonic()
-        done = fetched(folder, *(web.url("/" + name) for name in BAD), manners=replace(QUICK, threads=len(BAD)))
+        done = fetched(folder, *(web.url("/" + name) for name in BAD), manners=HASTY)
         yield web, done, folder, time.monotonic() - started
 
 
@@ -187,7 +185,9 @@ def test_a_bad_answer_is_refused_with_its_reason(bad: tuple[Web, Downloads, Path
     assert failed.final == final
     assert failed.attempts == (1 if final else 2)
     hits = web.hits["/" + name.replace(" ", "%20")]
-    assert hits == (6 if "ring" in name else failed.attempts)
+    # A request that ran into a time-out may not have been looked at by the server, on a busy machine.
+    expected = 6 if "ring" in name else failed.attempts
+    assert hits == expected or (reason.startswith(("silent", "took longer")) and 1 <= hits <= expected)
 
 
 def test_bad_answers_leave_no_file_and_take_bounded_time(bad: tuple[Web, Downloads, Path, float]):
@@ -556,13 +556,14 @@ def test_a_kill_leaves_whole_files_and_the_next_run_fetches_the_others(tmp_path:
         process.send_signal(signal.SIGKILL)
         process.wait()
     (tmp_path / "downloads" / ".tmp-0123456789abcdef").write_bytes(b"of a killed run")
-    kept = [one for one in files_in(tmp_path) if not one.name.startswith(".tmp-")]
+    kept = {one for one in files_in(tmp_path) if not one.name.startswith(".tmp-")}
+    lacking = {path for path, one in zip(bodies, manifest.samples, strict=True) if one.inputs["image"].path not in kept}
     assert 4 <= len(kept) < 30
     assert {one.read_bytes() for one in kept} <= set(bodies.values())
     web.hits.clear()
     done = download(manifest, None, QUICK)
     assert (done.present, done.fetched, done.failed) == (len(kept), 30 - len(kept), ())
-    assert sum(web.hits.values()) == 30 - len(kept)
+    assert set(web.hits) == lacking
     assert len(files_in(tmp_path)) == 30
     assert [read_content(one.inputs["image"]) for one in manifest.samples] == list(bodies.values())
 
