@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from extract import Manifest, read_manifest
+from extract import Downloads, Manifest, Manners, download, read_manifest
+from extract.downloads.record import FAILURES_FILE
 
 Page = Callable[["Handler"], None]
 
@@ -143,3 +144,45 @@ def table(folder: Path, cells: Sequence[str], column: str = "image", **how: Any)
     rows = "".join(f"r{number},{cell},{number % 2}\n" for number, cell in enumerate(quoted))
     (folder / "posts.csv").write_text(f"id,{column},label\n{rows}", encoding="utf-8")
     return read_manifest(folder / "posts.csv", **how)
+
+
+QUICK = Manners(
+    interval=0.0,
+    per_host=64,
+    attempts=2,
+    backoff=0.02,
+    longest_wait=2.0,
+    most_bytes=200_000,
+    give_up=1000,
+    allow_private=True,
+)
+
+
+JPEG = picture()
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+def fetched(folder: Path, *cells: str, manners: Manners = QUICK, retry_failed: bool = False) -> Downloads:
+    return download(table(folder, cells), None, manners, retry_failed)
+
+
+def files_in(folder: Path) -> list[Path]:
+    hidden = (FAILURES_FILE, ".lock")
+    return sorted(one for one in (folder / "downloads").iterdir() if one.name not in hidden)
+
+
+def raw(*parts: bytes | float) -> Page:
+    """Sends bytes as they are, sleeping where a number stands, and closes the connection."""
+
+    def page(handler: Handler) -> None:
+        for part in parts:
+            if isinstance(part, bytes):
+                handler.wfile.write(part)
+                handler.wfile.flush()
+            elif handler.server.over.wait(part):
+                break
+        handler.close_connection = True
+
+    return page
