@@ -98,6 +98,8 @@ modalities_option = click.option("--modalities", help="Such as text,image; all t
 data_options = _options(
     click.option("--layout", help="How DATA is laid out (mvsa, mosi, fakeddit, table); recognised by default."),
     click.option("--columns", metavar="ROLE=COLUMN,...", help=COLUMNS_HELP),
+    click.option("--encoding", help="Of texts that are not UTF-8, such as cp1252; found out where that is sure."),
+    click.option("--allow-outside", is_flag=True, help="Read files that DATA names outside of its folder, too."),
 )
 device_options = _options(
     click.option("--gpu", is_flag=True, help="Run on the GPU; an error where there is none. Same as --device cuda."),
@@ -208,7 +210,8 @@ def read_data(data: str, options: Mapping[str, Any]) -> Manifest:
     """The data set that a command is given."""
     from extract import read_manifest
 
-    return read_manifest(data, options["layout"], parse_columns(options["columns"]))
+    columns = parse_columns(options["columns"])
+    return read_manifest(data, options["layout"], columns, options["allow_outside"], options["encoding"])
 
 
 def chosen_specs(

@@ -34,6 +34,7 @@ def extraction_result(done: Extraction, store: Path, read_seconds: float, second
         "precision": {name: precision for name, (precision, _) in done.precision.items()},
         "stage_seconds": {name: round(one, 3) for name, one in sorted(done.stage_seconds.items())},
         "encoders": {name: block.encoder for name, block in done.view.blocks.items()},
+        "remarks": list(done.view.source.get("remarks", ())),
     }
 
 
@@ -41,6 +42,7 @@ def extraction_lines(manifest: Manifest, done: Extraction, store: Path, seconds:
     """What was read, what each modality came to, what failed, and what to do next."""
     used = ", ".join(f"{role}={column}" for role, column in manifest.notes.get("columns", {}).items())
     lines = [f"{manifest.path}: {done.samples} samples, layout {manifest.layout}" + (f" ({used})" if used else "")]
+    lines += [f"  {remark}" for remark in manifest.notes.get("remarks", ())]
     lines.append(f"  labels: {_labels(manifest)}")
     for name, block in done.view.blocks.items():
         state = f"{done.missing[name]} missing, {len(done.failures[name])} failed"
