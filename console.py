@@ -1,4 +1,4 @@
-"""What every command shares: options, progress bars, how errors and results are printed.
+"""What every command shares: options, progress bars, how errors are printed.
 
 Imports next to nothing, so that `--help` is instant.
 """
@@ -6,13 +6,14 @@ Imports next to nothing, so that `--help` is instant.
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from endings import visible
 
 if TYPE_CHECKING:
     from extract import EncoderSpec, Manifest
@@ -42,7 +43,7 @@ class Pipeline(click.Group):
 
             if not isinstance(error, PipelineError):
                 raise
-            click.echo(f"error: {error}", err=True)
+            click.echo(visible(f"error: {error}"), err=True)
             ctx.exit(1)
 
 
@@ -61,7 +62,7 @@ class Bars:
             self.close()
             # A log file gets a line now and then instead of a moving bar; what is quick needs none.
             interval = 0.1 if sys.stderr.isatty() else 30.0
-            self._bar = tqdm(total=total, desc=what, mininterval=interval, delay=0.5, dynamic_ncols=True)
+            self._bar = tqdm(total=total, desc=visible(what), mininterval=interval, delay=0.5, dynamic_ncols=True)
             self._what = what
         self._bar.update(done - self._bar.n)
         if done >= total:
@@ -101,6 +102,7 @@ data_options = _options(
     click.option("--encoding", help="Of texts that are not UTF-8, such as cp1252; found out where that is sure."),
     click.option("--allow-outside", is_flag=True, help="Read files that DATA names outside of its folder, too."),
 )
+retry_option = click.option("--retry-failed", is_flag=True, help="Try samples again that failed before.")
 device_options = _options(
     click.option("--gpu", is_flag=True, help="Run on the GPU; an error where there is none. Same as --device cuda."),
     click.option(
@@ -271,6 +273,7 @@ def tuning_wanted(options: Mapping[str, Any], manifest: Manifest, store: Path) -
         folds=options["cross_fit"] or options["folds"],
         cross_fit=options["cross_fit"] is not None,
         device=how_to_run(options)["device"],
+        retry_failed=how_to_run(options)["retry_failed"],
     )
 
 
@@ -346,11 +349,6 @@ def ablation_settings(options: Mapping[str, Any]) -> Settings:
     )
 
 
-def typed_command() -> str:
-    """The command as it was typed, to be copied into a shell."""
-    return shlex.join(["pipeline.py", *sys.argv[1:]])
-
-
 def parse_assignments(values: Iterable[str]) -> dict[str, Any]:
     """`C=0.1` as {"C": 0.1}: JSON where the value is JSON, else text."""
     params: dict[str, Any] = {}
@@ -385,11 +383,3 @@ def parse_age(value: str) -> float:
     if not 0 <= seconds < float("inf"):
         raise click.UsageError(f"--older-than takes a time such as 7d, 12h or 30m, got {value!r}")
     return seconds
-
-
-def finish(as_json: bool, result: Mapping[str, Any], lines: Iterable[str]) -> None:
-    """Prints for people on stdout, or with --json for people on stderr and one object on stdout."""
-    for line in lines:
-        click.echo(line, err=as_json)
-    if as_json:
-        click.echo(json.dumps(result, ensure_ascii=False))

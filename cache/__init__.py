@@ -23,7 +23,7 @@ from cache.names import fold_view_name
 from cache.plan import Plan, plan_extraction
 from cache.progress import Progress, silent
 from cache.ragged import Ragged, Values, join_items, take_items
-from cache.schema import FAILED, KEY_SCHEMA, MISSING, PRESENT, TOKENS
+from cache.schema import FAILED, FAILURES_FILE, KEY_SCHEMA, MISSING, PRESENT, TOKENS
 from cache.store import EncoderStore, Failure, FeatureStore
 from cache.table import FeatureTable, load, table_of
 from cache.upkeep import collect, collected_lines, compact_store, compacted_lines
@@ -33,6 +33,7 @@ from cache.writer import FeatureWriter
 
 __all__ = [
     "FAILED",
+    "FAILURES_FILE",
     "KEY_SCHEMA",
     "MISSING",
     "NO_ITEM",

@@ -12,7 +12,7 @@ from extract.manifest import Manifest, Sample, default_name, label_counts
 from extract.measure import bench, bench_lines
 from extract.originals import Original, Originals, originals
 from extract.stage import Extraction, Settings, extract
-from extract.summary import extraction_lines, extraction_result, failure_lines
+from extract.summary import extraction_lines, extraction_result, failed_samples
 
 if TYPE_CHECKING:
     from extract.extractor import FeatureExtractor
@@ -51,7 +51,7 @@ __all__ = [
     "extract",
     "extraction_lines",
     "extraction_result",
-    "failure_lines",
+    "failed_samples",
     "found_in",
     "label_counts",
     "originals",
