@@ -285,10 +285,21 @@ def finetuned(manifest: Manifest, name: str, wanted: Wanted, out: Path | None = 
 
 
 def specs_in(folder: Path, held: Mapping[str, Any]) -> dict[str, EncoderSpec]:
-    """Encoders of a `tuned.json`, by modality; their files lie in its folder wherever that is now."""
-    from extract import EncoderSpec
+    """Encoders of a `tuned.json`, by modality; their files lie in its folder wherever that is now.
 
-    return {name: EncoderSpec.from_json(_moved(spec, folder.absolute())) for name, spec in held["encoders"].items()}
+    Raises:
+        UsageError: it holds no such encoders, or a path that leads out of the folder.
+    """
+    from extract import EncoderSpec, inside
+
+    encoders = held.get("encoders")
+    named = encoders.values() if isinstance(encoders, Mapping) else [None]
+    for path in (spec.get(name) for spec in named if isinstance(spec, Mapping) for name in ("model", "weights")):
+        if isinstance(path, str) and (folder / path).exists() and inside(folder, path) is None:
+            raise UsageError(f"{folder / TUNED_FILE} names {path}, which lies outside of its folder")
+    if not all(isinstance(spec, Mapping) and isinstance(spec.get("model"), str) for spec in named):
+        raise UsageError(f"{folder / TUNED_FILE} is damaged; run finetune again with another --out")
+    return {name: EncoderSpec.from_json(_moved(spec, folder.absolute())) for name, spec in (encoders or {}).items()}
 
 
 def _settled(table: FeatureTable) -> list[EncoderSpec]:

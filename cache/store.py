@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import zlib
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
@@ -19,7 +18,7 @@ from cache.errors import CacheIncomplete, StoreDamaged, StoreError, UsageError
 from cache.files import remove, replacing, write_json
 from cache.key import EncoderKey, canonical_json, pack_items, unpack_items
 from cache.names import choose_name, families_in, fold_view_name
-from cache.schema import DAMAGED_SUFFIX, FAILURES_FILE, KEY_FILE, KEY_SCHEMA, PENDING_SUFFIX, VIEW_SUFFIX
+from cache.schema import DAMAGED_SUFFIX, FAILURES_FILE, KEY_DIGEST, KEY_FILE, KEY_SCHEMA, PENDING_SUFFIX, VIEW_SUFFIX
 from cache.segment import PART_BYTES, Segment, check_segment, is_segment, merge_segments, read_segment
 
 SMALL_BYTES = 128 * 2**20
@@ -304,9 +303,6 @@ def _make(folder: Path) -> None:
         raise StoreError(f"cannot make {folder}: {error.strerror}; choose another --store") from error
 
 
-_KEY_DIGEST = re.compile("[0-9a-f]{32}")
-
-
 class FeatureStore:
     """The store folder, `features/` by default."""
 
@@ -330,7 +326,7 @@ class FeatureStore:
         """All encoders that have a folder here."""
         if not self.root.is_dir():
             return []
-        folders = sorted(path for path in self.root.iterdir() if _KEY_DIGEST.fullmatch(path.name) and path.is_dir())
+        folders = sorted(path for path in self.root.iterdir() if KEY_DIGEST.fullmatch(path.name) and path.is_dir())
         return [EncoderStore(path) for path in folders]
 
     def view_path(self, name: str) -> Path:

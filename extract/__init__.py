@@ -8,7 +8,7 @@ from extract.datasets.demo import write_demo
 from extract.deep import verify_by_encoding
 from extract.encoders.spec import EncoderSpec, choose_specs
 from extract.found import found_in
-from extract.manifest import Manifest, Sample, default_name, label_counts
+from extract.manifest import Manifest, Sample, default_name, inside, label_counts
 from extract.measure import bench, bench_lines
 from extract.originals import Original, Originals, originals
 from extract.stage import Extraction, Settings, extract
@@ -53,6 +53,7 @@ __all__ = [
     "extraction_result",
     "failed_samples",
     "found_in",
+    "inside",
     "label_counts",
     "originals",
     "read_manifest",

@@ -35,6 +35,7 @@ from fuse.splits import Protocol, protocol_for
 from fuse.task import CLASSIFICATION, task_of
 
 RUN_FILE = "run.json"
+_ENCODER_FIELDS = {"encoder", "output", "dim", "spec"}
 PACKAGES = ("numpy", "scikit-learn", "torch", "h5py", "safetensors")
 
 
@@ -267,6 +268,11 @@ def load_run(folder: str | Path) -> Run:
         raise UsageError(f"{folder / RUN_FILE} is damaged; run fuse again")
     if content["schema"] != RUN_SCHEMA:
         raise PipelineError(f"{folder} has schema {content['schema']!r}, this version reads {RUN_SCHEMA}")
-    if not {"encoders", "settings"} <= set(content):
+    encoders = content.get("encoders")
+    known = isinstance(encoders, dict) and isinstance(content.get("settings"), dict)
+    if not known or not all(
+        isinstance(one, dict) and _ENCODER_FIELDS <= set(one) and isinstance(one["spec"], dict)
+        for one in encoders.values()
+    ):
         raise UsageError(f"{folder / RUN_FILE} is damaged; run fuse again")
     return Run(folder, load_bundle(folder / "model"), content["encoders"], content["settings"])
