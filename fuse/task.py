@@ -41,7 +41,7 @@ def _looks_like(labels: np.ndarray) -> str:
     numbers = _numbers(labels)
     known = numbers[np.isfinite(numbers)]
     quantities = bool((known != np.round(known)).any()) or len(np.unique(known)) > MOST_CLASSES
-    if not quantities or len(known) * 2 < len(labels):
+    if not quantities or len(known) * 2 <= len(labels):
         return CLASSIFICATION
     if len(known) < len(labels):
         words = Counter(labels[~np.isfinite(numbers)].tolist())

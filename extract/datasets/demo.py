@@ -57,7 +57,7 @@ def write_demo(folder: Path, seed: int = 0) -> Demo:
         folder: made if need be; files of the same names are replaced.
         seed: of everything that is drawn.
     """
-    rng = random.Random(seed)  # noqa: S311 - draws pictures, guards nothing
+    rng = random.Random(seed)  # noqa: S311 - draws pictures, guards nothing  # nosec B311
     data, model = folder / "posts", folder / "bert"
     (data / "pictures").mkdir(parents=True, exist_ok=True)
     model.mkdir(parents=True, exist_ok=True)
