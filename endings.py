@@ -79,9 +79,7 @@ def typed_command(*more: str, without: Iterable[str] = ()) -> str:
     return shlex.join(["pipeline.py", *typed])
 
 
-def finish(
-    as_json: bool, result: Mapping[str, Any], lines: Iterable[str], failures: Failures | None = None
-) -> None:
+def finish(as_json: bool, result: Mapping[str, Any], lines: Iterable[str], failures: Failures | None = None) -> None:
     """Prints for people on stdout, or with --json for people on stderr and one object on stdout.
 
     What failed comes last, stands in the object as `failures` (null where nothing did), and sets the exit code.

@@ -19,6 +19,7 @@ from cache import (
     UsageError,
     canonical_json,
     digest,
+    make_folder,
     table_of,
     unpack_items,
     write_json,
@@ -184,7 +185,7 @@ class Finetuning:
             check_free(folder)
             if (folder / STATE_FILE).exists() and not _is(folder / STATE_FILE, state):
                 raise UsageError(f"{folder} holds a fine-tuning of other data or settings; choose another --out")
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         write_json(folder / STATE_FILE, state)
         return folder.absolute()
 
@@ -192,7 +193,11 @@ class Finetuning:
         """Of all that decides what the tuning comes to."""
         wanted = self._wanted
         encoders = [[block.modality, block.encoder, block.output] for block in table.view.blocks.values()]
-        said = {key: value for key, value in asdict(wanted).items() if key not in ("store", "specs", "device", "retry_failed")}
+        said = {
+            key: value
+            for key, value in asdict(wanted).items()
+            if key not in ("store", "specs", "device", "retry_failed")
+        }
         return digest(canonical_json([table.view.digest, encoders, said]))
 
     def _tune(self, table: FeatureTable, protocol: Protocol, fold: Fold, folder: Path, keeps: bool) -> None:

@@ -14,7 +14,7 @@ from cache.errors import (
     listing,
 )
 from cache.export import export_table
-from cache.files import remove, replacing, write_json
+from cache.files import make_folder, remove, replacing, write_json
 from cache.folds import CrossFitted, DataSet, load_data_set, load_folds, tables_of
 from cache.groups import joined_groups
 from cache.key import NO_ITEM, EncoderKey, canonical_json, digest, item_key, pack_items, unpack_items
@@ -80,6 +80,7 @@ __all__ = [
     "load",
     "load_data_set",
     "load_folds",
+    "make_folder",
     "merge_stores",
     "pack_items",
     "placed",

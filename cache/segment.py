@@ -167,7 +167,9 @@ def read_segment(path: Path) -> Segment:
             raise ValueError("its items are no keys")
         return Segment(path, where, header["items_crc32"], extents, written_by)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise StoreDamaged(f"{path} has a header that is none of a segment ({error!r}); move it out of the store") from error
+        raise StoreDamaged(
+            f"{path} has a header that is none of a segment ({error!r}); move it out of the store"
+        ) from error
 
 
 def _extents(path: Path, content: Mapping[str, Any], size: int) -> Extent | tuple[Extent, Extent]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from cache.batches import plan_paths, read_batches
 from cache.errors import CacheIncomplete, StoreDamaged, StoreError, UsageError
-from cache.files import remove, replacing, write_json
+from cache.files import make_folder, remove, replacing, write_json
 from cache.key import EncoderKey, canonical_json, pack_items, unpack_items
 from cache.names import choose_name, families_in, fold_view_name
 from cache.schema import DAMAGED_SUFFIX, FAILURES_FILE, KEY_DIGEST, KEY_FILE, KEY_SCHEMA, PENDING_SUFFIX, VIEW_SUFFIX
@@ -94,7 +94,7 @@ class EncoderStore:
         """Makes the folder and writes `key.json`; harmless when both are there."""
         if key.digest != self.digest:
             raise StoreError(f"{self.folder} is no place for the encoder key {key.digest}")
-        _make(self.folder)
+        make_folder(self.folder, "--store")
         try:
             self.key()
         except StoreDamaged:
@@ -296,13 +296,6 @@ def _set_aside(path: Path) -> Path:
         raise StoreError(f"{path} is damaged and cannot be set aside: {error.strerror}; remove it by hand") from error
 
 
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot make {folder}: {error.strerror}; choose another --store") from error
-
-
 class FeatureStore:
     """The store folder, `features/` by default."""
 
@@ -316,7 +309,7 @@ class FeatureStore:
 
     def create(self) -> None:
         """Makes the folder; harmless when it is there."""
-        _make(self.root)
+        make_folder(self.root, "--store")
 
     def encoder(self, digest: str) -> EncoderStore:
         """The part of one encoder, whether it exists yet or not."""

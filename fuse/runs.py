@@ -19,6 +19,7 @@ from cache import (
     Progress,
     StoreError,
     UsageError,
+    make_folder,
     silent,
     tables_of,
     write_json,
@@ -194,10 +195,7 @@ def write_run(
         What `metrics.json` holds.
     """
     check_free(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot make {folder}: {error.strerror}; choose another --out") from error
+    make_folder(folder)
     table = tables_of(data)[0]
     metrics = {
         **evaluation.metrics,

@@ -291,7 +291,16 @@ def test_the_demonstration_shows_fusion_ahead_within_its_time(run_process: Run, 
 @pytest.mark.slow
 def test_an_installation_brings_the_console_script(tmp_path: Path) -> None:
     # A copy, for building leaves files beside the sources.
-    parts = ("pipeline.py", "console.py", "endings.py", "flows.py", "pyproject.toml", "requirements.txt", "README.md", "LICENSE")
+    parts = (
+        "pipeline.py",
+        "console.py",
+        "endings.py",
+        "flows.py",
+        "pyproject.toml",
+        "requirements.txt",
+        "README.md",
+        "LICENSE",
+    )
     for part in parts:
         shutil.copy(ROOT / part, tmp_path)
     for package in ("cache", "extract", "fuse"):

@@ -236,7 +236,9 @@ def away(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["../away.png", "link.png", "folder/away.png", "{away}/away.png", "./own/../../away.png"])
+@pytest.mark.parametrize(
+    "name", ["../away.png", "link.png", "folder/away.png", "{away}/away.png", "./own/../../away.png"]
+)
 def test_files_outside_need_the_users_word(away: Path, name: str) -> None:
     (away / "data" / "link.png").symlink_to(away / "away.png")
     (away / "data" / "folder").symlink_to(away)
@@ -281,7 +283,9 @@ def test_no_file_s_name_is_none_even_if_all_are_allowed(away: Path) -> None:
 def test_the_store_remembers_how_the_data_was_read(run: Run, away: Path) -> None:
     from extract import originals
 
-    (away / "data" / "posts.csv").write_bytes("id,text,image,label\n1,schön,../away.png,a\n2,b,own.png,b\n".encode("cp1252"))
+    (away / "data" / "posts.csv").write_bytes(
+        "id,text,image,label\n1,schön,../away.png,a\n2,b,own.png,b\n".encode("cp1252")
+    )
     options = ("--modalities", "image", "--image-model", "squeezenet1_1", "--random-init", "0")
     refused = run("extract", "data", *options)
     assert refused.code == 1
@@ -290,7 +294,8 @@ def test_the_store_remembers_how_the_data_was_read(run: Run, away: Path) -> None
     done = run("extract", "data", *options, "--encoding", "cp1252", "--allow-outside", "--json")
     assert done.code == 0, done.err
     assert done.json["remarks"] == [
-        "texts or tables were read 1 in cp1252", "files outside of the data's folder were allowed"
+        "texts or tables were read 1 in cp1252",
+        "files outside of the data's folder were allowed",
     ]
     view = read_view(FeatureStore(away / "features"), "data")
     assert (view.source["outside"], view.source["encoding"]) == (True, "cp1252")
@@ -303,9 +308,7 @@ def test_what_is_no_plain_file_is_a_failed_sample_and_not_waited_for(away: Path,
     odd = away / "data" / "odd.png"
     {"pipe": os.mkfifo, "device": lambda path: path.symlink_to("/dev/zero"), "folder": Path.mkdir}[kind](odd)
     (away / "data" / "posts.csv").write_text("id,image,label\n1,odd.png,a\n2,own.png,b\n")
-    done = run(
-        "extract", "data", "--image-model", "squeezenet1_1", "--random-init", "0", "--allow-outside", "--json"
-    )
+    done = run("extract", "data", "--image-model", "squeezenet1_1", "--random-init", "0", "--allow-outside", "--json")
     assert done.code == 3
     assert "failed: 1 (image): cannot be read: no regular file" in done.err
     assert (done.json["encoded"], done.json["failed"]) == (1, 1)
@@ -408,7 +411,9 @@ def test_texts_of_a_view_are_not_read_from_other_files(extracted: Path) -> None:
         path.write_bytes(raw)
 
 
-@pytest.mark.parametrize("source", [{"columns": [1]}, {"layout": ["table"]}, {"encoding": {}}, {"columns": {"text": 1}}])
+@pytest.mark.parametrize(
+    "source", [{"columns": [1]}, {"layout": ["table"]}, {"encoding": {}}, {"columns": {"text": 1}}]
+)
 def test_what_a_view_says_of_its_data_is_checked(extracted: Path, source: dict[str, Any]) -> None:
     from extract import originals
 
@@ -425,7 +430,16 @@ def test_what_a_view_says_of_its_data_is_checked(extracted: Path, source: dict[s
         {"encoders": {"text": []}},
         {"encoders": {"text": {"encoder": "x", "output": "mean", "dim": 3, "spec": 5}}},
         {"encoders": {"text": {"encoder": "x", "output": "mean", "dim": 3, "spec": {"modality": "text", "model": 7}}}},
-        {"encoders": {"v": {"encoder": "x", "output": "mean", "dim": 3, "spec": {"modality": "v", "model": "array", "width": 10**15}}}},
+        {
+            "encoders": {
+                "v": {
+                    "encoder": "x",
+                    "output": "mean",
+                    "dim": 3,
+                    "spec": {"modality": "v", "model": "array", "width": 10**15},
+                }
+            }
+        },
         {"settings": None},
     ],
     ids=str,
@@ -474,7 +488,7 @@ def test_a_table_of_predictions_holds_ids_and_labels_as_they_are(tmp_path: Path)
 PAYLOADS = [
     "</script><script>alert(1)</script>",
     "</style><img src=x onerror=alert(1)>",
-    "\" onmouseover=\"alert(1)\" x='",
+    '" onmouseover="alert(1)" x=\'',
     "javascript:alert(1)",
     "'><svg onload=alert(1)>",
     "]]><!--",

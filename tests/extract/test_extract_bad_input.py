@@ -106,7 +106,9 @@ def test_bad_pictures_are_right_or_recorded_and_no_other_row_moves(tmp_path: Pat
     (tmp_path / "clean" / "posts.csv").write_text("\n".join([*rows, "begun,begun.png"]) + "\n")
     other = Bench(tmp_path / "other", bench.bert, bench.shufflenet)
     clean = read_manifest(tmp_path / "clean")
-    expected = dict(zip([s.id for s in clean.samples], other.vectors(other.extract(clean, bench.image), "image"), strict=True))
+    expected = dict(
+        zip([s.id for s in clean.samples], other.vectors(other.extract(clean, bench.image), "image"), strict=True)
+    )
     for name, vector in found.items():
         if name.startswith("sound"):
             np.testing.assert_allclose(vector, expected[name], atol=1e-5, err_msg=name)

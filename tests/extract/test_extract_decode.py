@@ -10,7 +10,6 @@ from PIL import Image, features
 from extract.decode import DecodeError, decode_image, decode_text
 
 
-
 def saved(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     file = io.BytesIO()
     image.save(file, kind, **options)

@@ -31,7 +31,9 @@ TEXTS = {
         "Wczoraj byłem w pięknym mieście, gdzie zażółciłem gęślą jaźń. Późnym wieczorem poszliśmy na długi spacer.",
         "Příliš žluťoučký kůň úpěl ďábelské ódy. Dnes je krásné počasí a půjdeme na procházku do města.",
     ],
-    "iso8859-2": ["Wczoraj byłem w pięknym mieście, gdzie zażółciłem gęślą jaźń. Późnym wieczorem poszliśmy na spacer."],
+    "iso8859-2": [
+        "Wczoraj byłem w pięknym mieście, gdzie zażółciłem gęślą jaźń. Późnym wieczorem poszliśmy na spacer."
+    ],
     "cp1254": ["Bugün hava çok güzel, arkadaşlarımla sahilde yürüdük ve çay içtik. Yarın yağmur yağacakmış."],
     "cp1251": ["Сегодня прекрасная погода, мы гуляли по парку и пили кофе. Завтра обещают дождь.", "in Москва today"],
     "koi8-r": ["Сегодня прекрасная погода, мы гуляли по парку и пили кофе. Завтра обещают дождь.", "in Москва today"],

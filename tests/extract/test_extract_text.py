@@ -202,7 +202,24 @@ def test_the_start_of_a_long_text_has_the_tokens_of_the_whole(kind: str, monkeyp
     from extract.encoders import text as module
 
     draw = random.Random(4)  # noqa: S311
-    parts = ["love", " ", "  ", "\n", "the", "ing", "!", ",", "今天", "é", "a\u0301", "x" * 150, "city", "'s", "\t", "🙂"]
+    parts = [
+        "love",
+        " ",
+        "  ",
+        "\n",
+        "the",
+        "ing",
+        "!",
+        ",",
+        "今天",
+        "é",
+        "a\u0301",
+        "x" * 150,
+        "city",
+        "'s",
+        "\t",
+        "🙂",
+    ]
     texts = ["".join(draw.choices(parts, k=draw.randint(1, 400))) for _ in range(150)]
     make = {"wordpiece": trainers.WordPieceTrainer, "byte pairs": trainers.BpeTrainer, "no words": trainers.BpeTrainer}
     backend = Tokenizer(models.WordPiece(unk_token="[UNK]") if kind == "wordpiece" else models.BPE())  # noqa: S106
