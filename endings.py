@@ -22,7 +22,7 @@ takes. Line ends and tabs are not among them."""
 
 
 def visible(text: str) -> str:
-    """The text with such characters as `\\u001b`, which is what JSON calls them, too.
+    r"""The text with such characters as `\u001b`, which is what JSON calls them, too.
 
     Ids, labels and names of files come from the data: on a terminal they must not do more than be read.
     """

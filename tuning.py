@@ -148,8 +148,10 @@ class Finetuning:
         wanted = self._wanted
         by_token = tokens_read(wanted.head, wanted.params, [spec.modality for spec in specs])
         specs = tuple(replace(spec, tokens=spec.tokens or spec.modality in by_token) for spec in specs)
-        how = {"device": wanted.device, "keep": False, "retry_failed": retry_failed}
-        return extract(labelled, Settings(wanted.store, self._name, specs, **how), self._progress)
+        settings = Settings(
+            wanted.store, self._name, specs, device=wanted.device, keep=False, retry_failed=retry_failed
+        )
+        return extract(labelled, settings, self._progress)
 
     def _protocol(self, table: FeatureTable) -> Protocol:
         """All folds where every row is to be judged; else the data's own splits, or the first fold."""

@@ -28,7 +28,7 @@ def main() -> int:
         print(f"NOT AUDITED: the advisory service is out of reach ({reason[:300]})", file=sys.stderr)  # noqa: T201
         return OUT_OF_REACH
     code, lines = judged(packages)
-    print("\n".join(lines), file=sys.stderr if code else sys.stdout)  # noqa: T201
+    print("\n".join(lines), file=sys.stderr if code else sys.stdout)
     return code
 
 

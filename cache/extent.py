@@ -1,16 +1,19 @@
-"""Where an array lies in a file of the store. What a header says is checked before any memory is mapped by it."""
+"""Where arrays and texts lie in a file of the store: within it. What a file says is checked before it is used."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cache.errors import StoreDamaged
+
+if TYPE_CHECKING:
+    import h5py
 
 MOST_AXES = 2
 
@@ -54,3 +57,18 @@ def read_extent(path: Path, content: Any, size: int) -> Extent:
         pass
     told = dict(content) if isinstance(content, Mapping) else content
     raise StoreDamaged(f"{path} says that an array lies at {told}, which cannot be; move the file out of the store")
+
+
+def own_texts(path: Path, file: h5py.File, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Texts by name, which must lie in this very file: HDF5 knows links to other files, and data that is kept in them.
+
+    Raises:
+        StoreDamaged: one of them is not there, or lies elsewhere.
+    """
+    import h5py
+
+    for name in names:
+        own = name in file and isinstance(file.get(name, getlink=True), h5py.HardLink)
+        if not own or not isinstance(file[name], h5py.Dataset) or file[name].external or file[name].is_virtual:
+            raise StoreDamaged(f"{path} does not hold its {name} itself; move it out of the store")
+    return {name: file[name].asstr()[...] for name in names}

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cache.errors import CacheIncomplete, StoreDamaged, listing
-from cache.extent import read_extent
+from cache.extent import own_texts, read_extent
 from cache.files import check_held, hold, write_sealed
 from cache.find import find_rows
 from cache.key import canonical_json, digest
@@ -300,18 +300,7 @@ def _texts(path: Path, header: Mapping[str, Any], held: mmap.mmap) -> dict[str, 
 
     check_held(path, header, held)
     with h5py.File(io.BytesIO(held), "r") as file:
-        return _texts_in(path, file)
-
-
-def _texts_in(path: Path, file: h5py.File) -> dict[str, np.ndarray]:
-    """The texts, which must lie in this very file: HDF5 knows links to other files, and data that is kept in them."""
-    import h5py
-
-    for name in _TEXTS:
-        own = name in file and isinstance(file.get(name, getlink=True), h5py.HardLink)
-        if not own or not isinstance(file[name], h5py.Dataset) or file[name].external or file[name].is_virtual:
-            raise StoreDamaged(f"{path} does not hold its {name} itself; move it out of the store")
-    return {name: file[name].asstr()[...] for name in _TEXTS}
+        return own_texts(path, file, _TEXTS)
 
 
 def read_view(store: FeatureStore, name: str, pending: bool = False) -> View:
@@ -363,7 +352,7 @@ def _read_schema_1(path: Path, name: str, header: Mapping[str, Any], held: mmap.
 
     check_held(path, header, held)
     with h5py.File(io.BytesIO(held), "r") as file:
-        columns = _texts_in(path, file) | {"groups": file["groups"][...]}
+        columns = own_texts(path, file, _TEXTS) | {"groups": file["groups"][...]}
         blocks = {}
         for modality in json.loads(file.attrs["blocks"]):
             group = file[f"blocks/{modality}"]

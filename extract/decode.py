@@ -31,7 +31,7 @@ CLEARLY_WORSE = 0.08
 A_LANGUAGE = 0.1
 """Of its `coherence`, how far a text has the letters of a language; it gives 0 where it knows none."""
 ENOUGH_SIGNS, SEEN_BYTES = 32, 2**20
-"""Bytes beyond ASCII that a text must have for its encoding to be told, and in how many first bytes they are counted."""
+"""Bytes beyond ASCII that a text must have for its encoding to be told, and where they are looked for."""
 SEVERAL_SIGNS = 20
 """Bytes beyond ASCII in a line that are UTF-8 by no chance, in whatever encoding the rest is."""
 SHOWN_CHOICES = 4
@@ -40,7 +40,7 @@ _ORIENTATION = 0x0112
 _MARK = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 """In a scan of a JPEG all that is neither data nor a restart."""
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "AVIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "TGA", "ICO", "PCX")
-"""What is taken for a picture. Pillow knows more, EPS among them, for which it would run another program on the file."""
+"""What is taken for a picture. Pillow knows more, EPS among them, for which it would start another program."""
 _OTHERS = {
     b"<!doctype html": "a web page",
     b"<html": "a web page",

@@ -267,9 +267,10 @@ def load_run(folder: str | Path) -> Run:
     if content["schema"] != RUN_SCHEMA:
         raise PipelineError(f"{folder} has schema {content['schema']!r}, this version reads {RUN_SCHEMA}")
     encoders = content.get("encoders")
-    known = isinstance(encoders, dict) and isinstance(content.get("settings"), dict)
-    if not known or not all(
-        isinstance(one, dict) and _ENCODER_FIELDS <= set(one) and isinstance(one["spec"], dict)
+    if not isinstance(encoders, dict) or not isinstance(content.get("settings"), dict):
+        raise UsageError(f"{folder / RUN_FILE} is damaged; run fuse again")
+    if not all(
+        isinstance(one, dict) and set(one) >= _ENCODER_FIELDS and isinstance(one["spec"], dict)
         for one in encoders.values()
     ):
         raise UsageError(f"{folder / RUN_FILE} is damaged; run fuse again")

@@ -61,8 +61,8 @@ def _refuse_two_spellings(labels: np.ndarray) -> None:
         other = first.setdefault(_number(label), label)
         if other != label and np.isfinite(_number(label)):
             raise DataError(
-                f"the labels {other!r} ({counts[other]} rows) and {label!r} ({counts[label]} rows) are one number in two "
-                "spellings, and would be two classes; write them in one way"
+                f"the labels {other!r} ({counts[other]} rows) and {label!r} ({counts[label]} rows) are one number in "
+                "two spellings, and would be two classes; write them in one way"
             )
 
 

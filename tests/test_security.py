@@ -1,4 +1,4 @@
-"""What docs/security.md promises: nothing that comes with data, models, stores or runs is executed or leads elsewhere."""
+"""What docs/security.md promises: nothing that comes with data, models, stores or runs is run or leads elsewhere."""
 
 from __future__ import annotations
 
@@ -195,7 +195,6 @@ def test_pickles_in_the_checkpoint_of_a_stopped_tuning_are_not_executed(
     run: Run, posts: Path, bert: Path, mark: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
-
     from transformers import Trainer
 
     options = ("--text-model", bert, "--modalities", "text", "--epochs", 2, "--out", "t")
@@ -213,11 +212,13 @@ def test_pickles_in_the_checkpoint_of_a_stopped_tuning_are_not_executed(
         assert (checkpoint / name).exists(), name
         whole = (checkpoint / name).read_bytes()
         torch.save(Evil(mark), checkpoint / name)
-        try:
-            run("finetune", posts, *options)
-        except Exception as error:  # what torch says of it is not ours
-            assert "weights_only" in str(error) or "Weights only" in str(error), name
+        done = run("finetune", posts, *options)
         assert not mark.exists(), name
+        if name == "training_args.bin":  # which nobody reads
+            assert done.code == 0
+        else:
+            assert done.code == 1
+            assert "Remove the folder, and the same command starts anew" in done.err, name
         if checkpoint.exists():
             (checkpoint / name).write_bytes(whole)
 
@@ -383,7 +384,7 @@ def test_arrays_of_a_view_are_plain_numbers_within_it(extracted: Path, change: d
 def test_a_view_names_nothing_outside_of_its_store(extracted: Path, change: dict[str, Any]) -> None:
     path = extracted / "features" / "posts.view.h5"
     resealed_view(path, lambda about: about["blocks"][0].update(change))
-    with pytest.raises(StoreDamaged, match="posts.view.h5 is no view"):
+    with pytest.raises(StoreDamaged, match=r"posts\.view\.h5 is no view"):
         load(extracted / "features")
 
 

@@ -1,4 +1,4 @@
-"""Real bad files and texts through the whole of stage one: each is decoded right or recorded, and moves no other row."""
+"""Real bad files and texts through all of stage one: each is decoded right or recorded, and moves no other row."""
 
 import io
 import json
