@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 
 from cache import DataError, FeatureTable, UsageError, listing
@@ -25,16 +27,43 @@ def task_of(labels: np.ndarray, asked: str | None = None) -> str:
 
     Raises:
         UsageError: there is no such task.
+        DataError: most labels are quantities and some are words; one number is written in two ways as a class.
     """
-    if asked is not None:
-        if asked not in TASKS:
-            raise UsageError(f"there is no task {asked!r}; choose one of {listing(TASKS)}")
-        return asked
+    if asked is not None and asked not in TASKS:
+        raise UsageError(f"there is no task {asked!r}; choose one of {listing(TASKS)}")
+    task = asked or _looks_like(labels)
+    if task == CLASSIFICATION:
+        _refuse_two_spellings(labels)
+    return task
+
+
+def _looks_like(labels: np.ndarray) -> str:
     numbers = _numbers(labels)
-    if not np.isfinite(numbers).all() or not len(numbers):
+    known = numbers[np.isfinite(numbers)]
+    quantities = bool((known != np.round(known)).any()) or len(np.unique(known)) > MOST_CLASSES
+    if not quantities or len(known) * 2 <= len(labels):
         return CLASSIFICATION
-    whole = (numbers == np.round(numbers)).all()
-    return CLASSIFICATION if whole and len(np.unique(numbers)) <= MOST_CLASSES else REGRESSION
+    if len(known) < len(labels):
+        words = Counter(labels[~np.isfinite(numbers)].tolist())
+        shown = listing([f"{word!r} ({count} rows)" for word, count in words.most_common()], 5)
+        raise DataError(
+            f"{len(known)} of {len(labels)} labels are numbers such as {known[0]:g}, the others are not: {shown}; "
+            "correct these or leave them empty, or give --task classification if each is the name of a class"
+        )
+    return REGRESSION
+
+
+def _refuse_two_spellings(labels: np.ndarray) -> None:
+    """As classes, 1 and 1.0 would be two."""
+    counts = Counter(labels.tolist())
+    first: dict[float, str] = {}
+    for label in counts:
+        other = first.setdefault(_number(label), label)
+        if other != label and np.isfinite(_number(label)):
+            raise DataError(
+                f"the labels {other!r} ({counts[other]} rows) and {label!r} ({counts[label]} rows) are one number in "
+                "two spellings, and would be two classes; write them in one way"
+            )
 
 
 def targets(table: FeatureTable, task: str) -> np.ndarray:
