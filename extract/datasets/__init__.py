@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache import DataError, UsageError, listing
+from cache import DataError, PipelineError, UsageError, listing
 from extract.datasets import fakeddit, mosi, mvsa, table
 from extract.manifest import Manifest
 
@@ -53,13 +53,22 @@ def read_manifest(data: str | Path, layout: str | None = None, columns: Mapping[
     path = Path(data)
     if layout is not None and layout not in LAYOUTS:
         raise UsageError(f"there is no layout {layout!r}; choose one of {listing(list(LAYOUTS))}")
+    try:
+        return _read(path, layout, dict(columns or {}))
+    except PipelineError:
+        raise
+    except OSError as error:  # a folder that may not be looked into, a name that is too long
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _read(path: Path, layout: str | None, columns: Mapping[str, str]) -> Manifest:
     if not path.exists():
         raise DataError(f"there is no data at {path}; give the folder or table as DATA, or try `pipeline.py demo`")
     chosen = LAYOUTS[layout] if layout else next((one for one in LAYOUTS.values() if one.recognise(path)), None)
     if chosen is None:
         expected = "\n".join(f"  {one.name}: {one.expects}" for one in LAYOUTS.values())
         raise DataError(f"{path} {_held(path)}, which is no layout that is known:\n{expected}")
-    return chosen.read(path, dict(columns or {}))
+    return chosen.read(path, columns)
 
 
 def _held(path: Path) -> str:
