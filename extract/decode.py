@@ -75,7 +75,7 @@ def _decoded(raw: bytes, encoding: str) -> str:
 
 
 def decode_image(raw: bytes, draft: int | None = None) -> Image.Image:
-    """The picture as 8-bit RGB, upright; arguments and errors as `decoding`, which bounds the memory of many at once."""
+    """The picture as 8-bit RGB, upright; arguments and errors as `decoding`, which also bounds the memory of many."""
     with decoding(raw, draft) as image:
         return image
 

@@ -19,8 +19,10 @@ from cache import (
     Progress,
     StoreError,
     UsageError,
+    check_seal,
     silent,
     tables_of,
+    with_seal,
     write_json,
 )
 from fuse.bundle import RUN_SCHEMA
@@ -35,6 +37,18 @@ from fuse.splits import Protocol, protocol_for
 from fuse.task import CLASSIFICATION, task_of
 
 RUN_FILE = "run.json"
+RUN_NAMES = {
+    "schema",
+    "created",
+    "settings",
+    "data",
+    "data_digest",
+    "protocol",
+    "model",
+    "classes",
+    "encoders",
+    "versions",
+}
 PACKAGES = ("numpy", "scikit-learn", "torch", "h5py", "safetensors")
 
 
@@ -211,8 +225,7 @@ def write_run(
     write_judged(folder / "predictions.csv", table[table.labelled].ids, evaluation.predictions)
     save_bundle(evaluation.model, folder / "model")
     blocks = table.view.blocks
-    write_json(
-        folder / RUN_FILE,
+    about = with_seal(
         {
             "schema": RUN_SCHEMA,
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -227,8 +240,9 @@ def write_run(
                 for name in table.modalities
             },
             "versions": versions(),
-        },
+        }
     )
+    write_json(folder / RUN_FILE, about)
     return metrics
 
 
@@ -267,6 +281,8 @@ def load_run(folder: str | Path) -> Run:
         raise UsageError(f"{folder / RUN_FILE} is damaged; run fuse again")
     if content["schema"] != RUN_SCHEMA:
         raise PipelineError(f"{folder} has schema {content['schema']!r}, this version reads {RUN_SCHEMA}")
-    if not {"encoders", "settings"} <= set(content):
-        raise UsageError(f"{folder / RUN_FILE} is damaged; run fuse again")
+    try:
+        check_seal(content, RUN_NAMES)
+    except ValueError as error:
+        raise UsageError(f"{folder / RUN_FILE} is damaged ({error}); run fuse again") from error
     return Run(folder, load_bundle(folder / "model"), content["encoders"], content["settings"])

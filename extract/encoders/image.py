@@ -24,7 +24,6 @@ from extract.encoders.weights import compute_dtype, weights_digest
 from extract.manifest import Content
 from extract.runtime import Runtime
 
-
 MAX_RESIZED = 2**25
 """Pixels of a resized picture, of which the centre is taken: 128 MiB, a picture 512 times as long as it is wide."""
 
