@@ -326,7 +326,9 @@ class FeatureStore:
         Raises:
             StoreError: the name cannot be a file's name.
         """
-        if not name or name.startswith(".") or any(sign in name for sign in '/\\:*?"<>|\0\n'):
+        # Half a surrogate pair is Python's way to hold bytes that are no UTF-8, which no text in a file can be.
+        strange = any(sign in '/\\:*?"<>|\0\n' or "\ud800" <= sign <= "\udfff" for sign in name)
+        if not name or strange or name.startswith("."):
             raise StoreError(f"{name!r} cannot name a data set; give a plain name by --name")
         return self.root / f"{name}{VIEW_SUFFIX}"
 
