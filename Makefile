@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all check clean
+.PHONY: demo test test-all check fuzz clean
 
 demo: $(VENV)/.run-ready
 	$(BIN)/python pipeline.py demo
@@ -18,6 +18,10 @@ check: $(VENV)/.dev-ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Some ten minutes on 2 cores; writes benchmarks/results/fuzz.{json,md}.
+fuzz: $(VENV)/.dev-ready
+	$(BIN)/python benchmarks/fuzz.py
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

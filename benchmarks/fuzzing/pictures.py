@@ -14,7 +14,7 @@ from PIL import Image, features
 
 from benchmarks.fuzzing.mutate import mutated, with_right_checksums
 from benchmarks.fuzzing.watch import Found
-from extract.decode import FORMATS, MAX_PIXELS, DecodeError, decode_image
+from extract.decode import MAX_PIXELS, DecodeError, decode_image
 
 LONGEST_REASON = 400
 CLOSE = 1e-3
@@ -27,7 +27,13 @@ def whole_pictures(folder: Path | None) -> list[bytes]:
     draw = np.random.default_rng(0)
     noise = Image.fromarray(draw.integers(0, 256, (60, 80, 3), dtype=np.uint8))
     smooth = noise.resize((8, 6)).resize((160, 120), Image.Resampling.BICUBIC)
-    made = [*_jpegs(smooth), *_pngs(noise, smooth), *_animations(noise, smooth), *_tiffs(noise, smooth), *_foreign(smooth)]
+    made = [
+        *_jpegs(smooth),
+        *_pngs(noise, smooth),
+        *_animations(noise, smooth),
+        *_tiffs(noise, smooth),
+        *_foreign(smooth),
+    ]
     if folder is not None:
         files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".gif"))
         made += [path.read_bytes() for path in files[:: max(1, len(files) // 200)] if path.stat().st_size < 300_000]
@@ -109,7 +115,12 @@ def _tiffs(noise: Image.Image, smooth: Image.Image) -> list[bytes]:
 def _foreign(smooth: Image.Image) -> list[bytes]:
     """Kinds that are not read, and files that are no pictures."""
     made = [_saved(smooth.convert("RGB"), kind) for kind in ("EPS", "PCX", "TGA", "DDS", "ICO", "SGI")]
-    return [*made, b"<!DOCTYPE html><html><body>404</body></html>", b'<svg xmlns="http://www.w3.org/2000/svg"/>', b"%PDF-1.4"]
+    return [
+        *made,
+        b"<!DOCTYPE html><html><body>404</body></html>",
+        b'<svg xmlns="http://www.w3.org/2000/svg"/>',
+        b"%PDF-1.4",
+    ]
 
 
 def picture(number: int, whole: Sequence[bytes]) -> bytes:
@@ -182,8 +193,3 @@ def _misaligned(vectors: np.ndarray, ids: Sequence[str], failed: set[str], files
         elif not np.linalg.norm(vectors[row] - alone) <= CLOSE * np.linalg.norm(alone):
             problems.append(f"{ids[row]} has another vector than its picture")
     return problems
-
-
-def kinds() -> str:
-    """Of sound files, for the report."""
-    return ", ".join(FORMATS)
