@@ -1,12 +1,20 @@
+import contextlib
 import io
 import struct
+import subprocess
+import sys
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image, features
 
-from extract.decode import DecodeError, decode_image, decode_text
+import extract.decode
+from extract.decode import MAX_PIXELS, DecodeError, ReadError, decode_image, decode_text, decoding
+from extract.room import Room
+from tests.conftest import ROOT
 
 GERMAN = "Das Wetter in München ist schön, die Straßen sind naß und wir trinken süßen Käse-Kaffee über dem Fluß."
 
@@ -190,3 +198,95 @@ def test_bombs_are_refused_before_they_are_unpacked(side: int):
     raw = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
     with pytest.raises(DecodeError, match="178956970"):
         decode_image(raw)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PCX", "TGA", "DDS", "SGI", "ICO"])
+def test_kinds_that_nobody_asks_for_are_refused_and_no_program_is_started(kind: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was called"))
+    raw = saved(Image.fromarray(noise(16, 16, 3)), kind)
+    assert Image.open(io.BytesIO(raw)).size == (16, 16)
+    with pytest.raises(DecodeError, match="no picture that Pillow knows, of the kinds that are read here: JPEG, PNG"):
+        decode_image(raw)
+
+
+LARGE = {
+    "RGBA": Image.fromarray(noise(300, 200, 4)),
+    "LA": Image.fromarray(noise(300, 200, 4)).convert("LA"),
+    "palette": Image.fromarray(noise(300, 200, 3)).quantize(20),
+    "I;16": Image.fromarray(np.random.default_rng(0).integers(0, 2**16, (300, 200), dtype=np.uint16)),
+    "1": Image.fromarray(noise(300, 200)).convert("1"),
+    "CMYK": Image.fromarray(noise(300, 200, 4), "CMYK"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated")
+@pytest.mark.parametrize("name", LARGE)
+def test_large_pictures_are_converted_in_bands_to_the_same_pixels(name: str, monkeypatch: pytest.MonkeyPatch):
+    options = {"transparency": 7} if name == "palette" else {}
+    raw = saved(LARGE[name], "TIFF" if name == "CMYK" else "PNG", **options)
+    at_once = pixels(raw)
+    monkeypatch.setattr("extract.decode._BAND", 200 * 7)  # 43 bands, the last of 6 rows
+    assert np.array_equal(pixels(raw), at_once)
+
+
+def test_pictures_of_several_threads_are_in_memory_only_as_far_as_there_is_room(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("extract.decode._in_memory", Room(2 * 64 * 64))
+    raw = saved(Image.fromarray(noise(64, 64, 3)))
+    held: list[int] = []
+    most: list[int] = []
+
+    def work(_: int) -> None:
+        with decoding(raw) as picture:
+            held.append(picture.width)
+            most.append(len(held))
+            time.sleep(0.005)
+            held.pop()
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(work, range(30)))
+    assert (max(most), len(most)) == (2, 30)
+    with decoding(saved(Image.new("L", (200, 100)))) as picture:  # larger than all the room: alone it gets in
+        assert picture.size == (200, 100)
+
+
+def test_room_is_given_back_where_decoding_fails():
+    raw = saved(Image.fromarray(noise(40, 50, 3)), "JPEG")
+    before = extract.decode._in_memory._held
+    for damaged in (raw[: len(raw) // 2], raw):
+        with contextlib.suppress(DecodeError), decoding(damaged):
+            pass
+    assert extract.decode._in_memory._held == before == 0
+
+
+def test_a_picture_for_which_there_is_no_memory_may_be_tried_again(monkeypatch: pytest.MonkeyPatch):
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", full)
+    with pytest.raises(ReadError, match="there is no memory to unpack its"):
+        decode_image(saved(Image.fromarray(noise(40, 50, 3))))
+
+
+@pytest.mark.slow
+def test_a_small_file_of_many_pixels_takes_a_bounded_part_of_the_memory():
+    """WebP wants most: 16 bytes a pixel."""
+    code = f"""
+import io, resource, sys; sys.path.insert(0, {str(ROOT)!r})
+from PIL import Image
+from extract.decode import decode_image
+Image.MAX_IMAGE_PIXELS = None
+for kind, options in (("PNG", {{}}), ("WEBP", {{"lossless": True, "method": 0}}), ("GIF", {{"transparency": 0}})):
+    file = io.BytesIO()
+    picture = Image.new("P" if kind == "GIF" else "RGBA", (7000, 7000))
+    picture.save(file, kind, **options)
+    del picture
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert decode_image(file.getvalue()).size == (7000, 7000)
+    print(kind, len(file.getvalue()), before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert [row[0] for row in rows] == ["PNG", "WEBP", "GIF"]
+    assert all(int(size) < 300_000 for _, size, _, _ in rows)
+    assert int(rows[-1][3]) * 1024 < 20 * 49e6 + 200e6
+    assert MAX_PIXELS * 16 < 3e9
