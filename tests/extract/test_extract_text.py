@@ -14,6 +14,7 @@ from extract.encoders.text import TextEncoder
 from extract.runtime import Runtime
 
 TEXTS = ["the day", "", "love " * 40, "rain suns", "a great my awful city?", "unknownword", "home " * 22]
+POSITIONS = 24
 Build = Callable[..., TextEncoder]
 
 
@@ -191,3 +192,44 @@ def test_a_vocabulary_larger_than_the_model_is_refused(build: Build, copy: Path)
         file.write("zebra\n")
     with pytest.raises(ModelError, match="vocab"):
         build(copy)
+
+
+LONG = {
+    "words": "the great street and my home, ",
+    "one word": "x",
+    "signs without spaces": "home!coffee?",
+    "chinese": "今天天气很好",
+    "blanks, then words": " " * 40_000 + "the rain ",
+    "long words": "home" * 30 + " sun ",
+    "marks that combine": "e\u0301\u0300 day ",
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_long_texts_are_cut_to_the_pieces_that_they_have_as_a_whole(bert: Path, name: str, monkeypatch):
+    from transformers import BertTokenizerFast
+
+    from extract.encoders import text as module
+
+    tokenizer = BertTokenizerFast.from_pretrained(bert)
+    looked: list[int] = []
+    inner = module._encodings
+
+    def spy(one, texts, longest):
+        def call(parts, **options):
+            looked.extend(map(len, parts))
+            return tokenizer(parts, **options)
+
+        call.truncation_side = one.truncation_side
+        return inner(call, texts, longest)
+
+    monkeypatch.setattr(module, "_encodings", spy)
+    for length in (POSITIONS * 32 - 1, POSITIONS * 32, POSITIONS * 32 + 1, 90_000):
+        content = (LONG[name] * (length // len(LONG[name]) + 1))[:length]
+        looked.clear()
+        ids, truncated = module.token_ids(tokenizer, [content, "a day"], POSITIONS)
+        whole = tokenizer([content, "a day"], truncation=True, max_length=POSITIONS)
+        assert [one.tolist() for one in ids] == whole["input_ids"]
+        assert truncated == sum(bool(one.overflowing) for one in whole.encodings)
+        if name == "words":
+            assert max(looked) <= POSITIONS * 32
