@@ -120,7 +120,7 @@ def rows_of(folder: Path) -> list[bytes | None]:
 
 def by_timm(folder: Path) -> list[bytes]:
     """The rows that timm's ImageDataset gives: in the place of one that it cannot read, the next one."""
-    from timm.data import ImageDataset  # type: ignore[attr-defined, unused-ignore]
+    from timm.data import ImageDataset
 
     rows = ImageDataset(str(folder), transform=seen)
     if [Path(name).name for name in rows.filenames(basename=True)] != [path.name for path in listed(folder)]:

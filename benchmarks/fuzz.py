@@ -30,6 +30,7 @@ import click
 from benchmarks.fuzzing import pictures, stores, tables
 from benchmarks.fuzzing.watch import Found, Work, watched
 from benchmarks.machine import Target, machine, target_lines, write_result
+from extract.decode import FORMATS
 
 SECONDS = 10.0
 """For a case; those of hypothesis have as many for each example by its own clock."""
@@ -105,11 +106,16 @@ def summary(found: Sequence[Found], section: Section, seconds: float) -> dict[st
         "cases": len(found),
         "inputs": len(found) * section.each,
         "outcomes": dict(sorted(outcomes.items())),
-        "slowest_seconds": round(max(one.get("slowest", one.get("seconds", section.limit)) for one in found), 2),
+        "slowest_seconds": round(max(_slowest(one, section) for one in found), 2),
         "peak_mb": round(max(one.get("peak_mb", 0.0) for one in found)),
         "seconds": round(seconds, 1),
         "findings": [{"case": one["case"], "what": one["finding"]} for one in found if "finding" in one],
     }
+
+
+def _slowest(one: Found, section: Section) -> float:
+    """Seconds of a case, or of its slowest command."""
+    return float(one.get("slowest", one.get("seconds", section.limit)))
 
 
 def house_sections(root: Path, store_cases: int, run_cases: int) -> dict[str, Section]:
@@ -117,7 +123,7 @@ def house_sections(root: Path, store_cases: int, run_cases: int) -> dict[str, Se
     if not store_cases and not run_cases:
         return {}
     import_models()
-    made = watched(lambda _: (stores.make(root), {})[1], [0], 1, 10 * LONG, MODELS_MB)
+    made = watched(lambda _: stores.make(root), [0], 1, 10 * LONG, MODELS_MB)
     if "finding" in made[0]:
         raise RuntimeError(f"no sound store could be made: {made[0]['finding']}")
     house = stores.look(root)
@@ -179,9 +185,7 @@ def main(
     if as_json:
         click.echo(json.dumps({"targets": goals, **result}))
     else:
-        about = (
-            f"Cases {start} and on; {jobs} processes. Kinds of pictures that are read: {', '.join(pictures.FORMATS)}."
-        )
+        about = f"Cases {start} and on; {jobs} processes. Kinds of pictures that are read: {', '.join(FORMATS)}."
         versions = machine("pillow", "hypothesis")
         content = {"machine": versions, "targets": goals, **result}
         lines = [*target_lines(goals), "", about, "", *result_lines(result)]

@@ -42,7 +42,7 @@ class House:
     predicted: dict[str, bytes]
 
 
-def make(root: Path) -> None:
+def make(root: Path) -> Found:
     """Writes all of it, by the command line."""
     _make_model(root / "model")
     for number, name in enumerate(NAMES):
@@ -54,6 +54,7 @@ def make(root: Path) -> None:
         _must(root, "fuse", "--head", head, "--name", "posts", "--store", "features", "--out", f"runs/{head}")
         run = ("predict", "--run", f"runs/{head}", "posts", "--all", "--store", "features", "-o", f"{head}.csv")
         _must(root, *run)
+    return {"outcome": "made"}
 
 
 def look(root: Path) -> House:
@@ -119,9 +120,9 @@ def _damage(folder: Path, chance: random.Random) -> str:
             other.write_bytes(raw)
             how += f" with {other.relative_to(folder)}"
         elif how == "flipped":
-            raw = bytearray(path.read_bytes())
-            raw[chance.randrange(len(raw))] ^= 1 << chance.randrange(8)
-            path.write_bytes(raw)
+            flipped = bytearray(path.read_bytes())
+            flipped[chance.randrange(len(flipped))] ^= 1 << chance.randrange(8)
+            path.write_bytes(flipped)
         else:
             path.write_bytes(mutated(path.read_bytes(), chance, most=2))
         done.append(f"{how} {path.relative_to(folder)}")

@@ -162,8 +162,14 @@ def anything(draw: Any) -> tuple[str, bytes]:
 def hypotheses(number: int) -> Found:
     """Examples of the three strategies, by the seed `number`."""
     counts: Counter[str] = Counter()
-    more = {"database": None, "deadline": SECONDS * 1000, "suppress_health_check": list(HealthCheck)}
-    how = settings(max_examples=EXAMPLES, phases=(Phase.generate, Phase.shrink), print_blob=False, **more)
+    how = settings(
+        max_examples=EXAMPLES,
+        phases=(Phase.generate, Phase.shrink),
+        print_blob=False,
+        database=None,
+        deadline=SECONDS * 1000,
+        suppress_health_check=list(HealthCheck),
+    )
 
     def check(strategy: st.SearchStrategy[Any], known: bool) -> None:
         @seed(number)
