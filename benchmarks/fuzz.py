@@ -115,7 +115,8 @@ def summary(found: Sequence[Found], section: Section, seconds: float) -> dict[st
 
 def _slowest(one: Found, section: Section) -> float:
     """Seconds of a case, or of its slowest command."""
-    return float(one.get("slowest", one.get("seconds", section.limit)))
+    known = {"seconds": section.limit, **one}
+    return float(known.get("slowest", known["seconds"]))
 
 
 def house_sections(root: Path, store_cases: int, run_cases: int) -> dict[str, Section]:
@@ -185,7 +186,10 @@ def main(
     if as_json:
         click.echo(json.dumps({"targets": goals, **result}))
     else:
-        about = f"Cases {start} and on; {jobs} processes. Kinds of pictures that are read: {', '.join(FORMATS)}."
+        made = len(pictures.whole_pictures(None))
+        real = len(pictures.whole_pictures(folder)) - made
+        about = f"Cases {start} and on; {jobs} processes. What is damaged of pictures: {made} that were made, in the "
+        about += f"kinds {', '.join(FORMATS)} and some that are refused, and {real} of a data set."
         versions = machine("pillow", "hypothesis")
         content = {"machine": versions, "targets": goals, **result}
         lines = [*target_lines(goals), "", about, "", *result_lines(result)]

@@ -4,7 +4,9 @@ import struct
 import subprocess
 import sys
 import time
+import tracemalloc
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -290,3 +292,53 @@ for kind, options in (("PNG", {{}}), ("WEBP", {{"lossless": True, "method": 0}})
     assert all(int(size) < 300_000 for _, size, _, _ in rows)
     assert int(rows[-1][3]) * 1024 < 20 * 49e6 + 200e6
     assert MAX_PIXELS * 16 < 3e9
+
+
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def within_png(kind: bytes, start: bytes) -> bytes:
+    """A picture with 80 MB of zeros in a chunk of text or colours."""
+    raw = saved(Image.fromarray(noise(8, 8, 3)))
+    return raw[:33] + png_chunk(kind, start + zlib.compress(bytes(80_000_000), 1)) + raw[33:]
+
+
+def with_directories(count: int) -> bytes:
+    """A TIFF whose directory is followed by so many, the last by the first."""
+    raw = bytearray(saved(Image.fromarray(noise(8, 8)), "TIFF"))
+    at = struct.unpack_from("<I", raw, 4)[0]
+    for number in range(count):
+        end = at + 2 + 12 * struct.unpack_from("<H", raw, at)[0]
+        if number == count - 1:
+            struct.pack_into("<I", raw, end, struct.unpack_from("<I", raw, 4)[0])
+            break
+        struct.pack_into("<I", raw, end, len(raw))
+        at = len(raw)
+        raw += struct.pack("<H", 0) + bytes(4)
+    return bytes(raw)
+
+
+BOMBS: dict[str, Callable[[], bytes]] = {
+    "text": lambda: within_png(b"zTXt", b"key\0\0"),
+    "international text": lambda: within_png(b"iTXt", b"key\0\1\0\0\0"),
+    "colour profile": lambda: within_png(b"iCCP", b"key\0\0"),
+    "5000 directories in a ring": lambda: with_directories(5000),
+    "a canvas of 60000 x 60000": lambda: b"GIF89a" + struct.pack("<HHBBB", 60_000, 60_000, 0, 0, 0) + bytes(50),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_bombs_within_a_picture_cost_neither_time_nor_memory(name: str):
+    raw = BOMBS[name]()
+    assert len(raw) < 400_000
+    tracemalloc.start()
+    started = time.perf_counter()
+    try:
+        assert decode_image(raw).size == (8, 8)
+    except DecodeError as error:
+        assert len(str(error)) < 300
+    seconds, most = time.perf_counter() - started, tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert seconds < 5
+    assert most < 70e6
