@@ -14,7 +14,7 @@ from cache.errors import (
     listing,
 )
 from cache.export import export_table
-from cache.files import TEMPORARY_PREFIX, make_folder, remove, replacing, write_json
+from cache.files import TEMPORARY_PREFIX, check_seal, make_folder, remove, replacing, with_seal, write_json
 from cache.folds import CrossFitted, DataSet, load_data_set, load_folds, tables_of
 from cache.groups import joined_groups
 from cache.key import NO_ITEM, EncoderKey, canonical_json, digest, item_key, pack_items, unpack_items
@@ -64,6 +64,7 @@ __all__ = [
     "Values",
     "View",
     "canonical_json",
+    "check_seal",
     "collect",
     "collected_lines",
     "compact_store",
@@ -99,6 +100,7 @@ __all__ = [
     "take_items",
     "unpack_items",
     "verify_store",
+    "with_seal",
     "write_batches",
     "write_json",
     "write_view",

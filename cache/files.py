@@ -18,6 +18,7 @@ import os
 import secrets
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,6 +125,25 @@ def write_json(target: Path, value: Any) -> None:
     """Writes `value` as readable JSON, durably and at once."""
     with replacing(target) as temporary:
         temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def with_seal(content: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON-able content with a checksum, as `check_seal` wants it."""
+    return {**content, "crc32": _crc_of(content)}
+
+
+def check_seal(content: Any, names: AbstractSet[str]) -> None:
+    """Raises ValueError unless JSON holds just these names and its checksum fits; the first version had none."""
+    if not isinstance(content, dict):
+        raise ValueError("it is no JSON object")
+    rest = {name: value for name, value in content.items() if name != "crc32"}
+    if set(rest) != names or ("crc32" in content and content["crc32"] != _crc_of(rest)):
+        raise ValueError("its checksum does not fit")
+
+
+def _crc_of(content: Mapping[str, Any]) -> int:
+    """As `canonical_json`, but heads may have learnt infinite numbers."""
+    return zlib.crc32(json.dumps(content, sort_keys=True, separators=(",", ":")).encode("ascii"))
 
 
 def write_sealed(target: Path, kind: str, fill: Callable[[h5py.File], Mapping[str, Any]], first: bool = False) -> None:
