@@ -20,7 +20,8 @@ from pathlib import Path
 
 from cache import DataError, UsageError, listing
 from extract.datasets.cells import text_of
-from extract.datasets.table import Rows, read_rows
+from extract.datasets.rows import Rows
+from extract.datasets.table import read_rows
 from extract.manifest import Content, Manifest, Sample, checked_manifest, inside
 
 EXPECTS = "a folder with *.tsv (clean_title, image_url, id, 6_way_label) and images/<id>.jpg"
