@@ -96,7 +96,7 @@ task_option = click.option(
 )
 modalities_option = click.option("--modalities", help="Such as text,image; all that the data has by default.")
 data_options = _options(
-    click.option("--layout", help="How DATA is laid out (mvsa, mosi, fakeddit, table); recognised by default."),
+    click.option("--layout", help="How DATA is laid out (mvsa, mosi, fakeddit, table, hub, webdataset, folders)."),
     click.option("--columns", metavar="ROLE=COLUMN,...", help=COLUMNS_HELP),
 )
 device_options = _options(
