@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from console import read_data
 from extract import LAYOUTS, Layout
 from tests.conftest import ROOT, Result
 from tests.extract.audio_data import speech_model
@@ -54,24 +55,38 @@ def test_the_help_names_every_layout(run: Callable[..., Result]) -> None:
     assert names == ", ".join(LAYOUTS)
 
 
+def command_of(name: str) -> list[str]:
+    """Makes the example's data, and gives the words of its command."""
+    exec(python_of(EXAMPLES[name]), {})  # noqa: S102 - it is our own page
+    [line] = re.findall(r"^    pipeline\.py (.*)$", EXAMPLES[name], flags=re.MULTILINE)
+    return shlex.split(line)
+
+
 @pytest.mark.parametrize("name", EXPECTED)
-def test_the_example_is_read(
+def test_the_example_is_read(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = command_of(name)
+    columns = words[words.index("--columns") + 1] if "--columns" in words else None
+    manifest = read_data(words[1], {"layout": None, "columns": columns})
+    samples, modalities = EXPECTED[name]
+    assert (len(manifest.samples), list(manifest.modalities)) == (samples, modalities)
+    assert manifest.layout == (name if name in LAYOUTS else "table")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_command_runs(
     name: str, run: Callable[..., Result], models: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(python_of(EXAMPLES[name]), {})  # noqa: S102 - it is our own page
-    [line] = re.findall(r"^    pipeline\.py (.*)$", EXAMPLES[name], flags=re.MULTILINE)
-    words = shlex.split(line)
+    words = command_of(name)
     if "--audio-model" in words:
         words[words.index("--audio-model") + 1] = str(speech_model(tmp_path / "speech", "group"))
     done = run(*words, *models, "--precision", "fp32", "--json")
     assert done.code == 0, done.err
-    samples, modalities = EXPECTED[name]
-    assert done.json["samples"] == samples
-    assert list(done.json["encoders"]) == modalities
+    assert done.json["samples"] == EXPECTED[name][0]
+    assert list(done.json["encoders"]) == EXPECTED[name][1]
     assert done.json["encoded"] > 0
-    layout = name if name in LAYOUTS else "table"
-    assert f", layout {layout}" in done.err
 
 
 def test_the_layout_of_ones_own_reads_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

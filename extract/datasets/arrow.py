@@ -96,20 +96,22 @@ class ArrowRows(Rows):
                 for cells in zip(*(batch[name] for name in wanted), strict=True):
                     number += 1
                     row = dict(zip(wanted, cells, strict=True))
-                    wrong = self._name_classes(row)
-                    if wrong:
-                        self._problems.append(f"{self.where(number)}: {wrong}")
-                    else:
-                        yield number, row
+                    try:
+                        for column in self._classes.keys() & row.keys():
+                            row[column] = class_name(column, self._classes[column], row[column])
+                    except ValueError as error:
+                        self._problems.append(f"{self.where(number)}: {error}")
+                        continue
+                    yield number, row
 
-    def _name_classes(self, row: dict[str, Any]) -> str:
-        """Puts names in the place of numbers; returns what is wrong with one."""
-        for column in self._classes.keys() & row.keys():
-            names, value = self._classes[column], row[column]
-            if value is not None and value != NO_CLASS and not 0 <= value < len(names):
-                return f"{column} is {value}, and there are {len(names)} classes"
-            row[column] = None if value is None or value == NO_CLASS else names[value]
-        return ""
+
+def class_name(column: str, names: Sequence[str], value: Any) -> str | None:
+    """The name of a class by its number. Raises ValueError."""
+    if value is None or value == NO_CLASS:
+        return None
+    if not isinstance(value, int) or not 0 <= value < len(names):
+        raise ValueError(f"{column} is {value}, and there are {len(names)} classes")
+    return names[value]
 
 
 @contextlib.contextmanager

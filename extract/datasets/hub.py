@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cache import DataError, UsageError, listing
-from extract.datasets.arrow import NO_CLASS, arrow_rows
+from extract.datasets.arrow import arrow_rows, class_name
 from extract.datasets.pieces import Held
 from extract.datasets.rows import Part, Rows
 from extract.datasets.table import manifest_of
@@ -230,16 +230,18 @@ class _StreamRows(Rows):
             for number, row in enumerate(itertools.islice(rows, self._most or None), 1):
                 try:
                     cells = {column: self._cell(column, row[column]) for column in columns}
-                except _Wrong as error:
+                except DataError:
+                    raise
+                except ValueError as error:
                     self._problems.append(f"{self.where(number)}: {error}")
                     continue
                 yield number, cells
 
     def _cell(self, column: str, value: Any) -> Any:
         if column in self._names:
-            return None if value is None or value == NO_CLASS else self._names[column][value]
+            return class_name(column, self._names[column], value)
         if isinstance(value, list):
-            return [self._cell("", one) for one in value]
+            return [self._cell(column, one) for one in value]
         if isinstance(value, bytes):
             return self._held.file(value, column)
         if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
@@ -247,10 +249,8 @@ class _StreamRows(Rows):
             if value["bytes"] is not None:
                 return self._held.file(value["bytes"], name)
             if value["path"] is not None:
-                raise _Wrong(f"{column} names the file {name!r} and does not hold it; give hub: instead of hub-stream:")
+                raise ValueError(
+                    f"{column} names the file {name!r} without its bytes; give hub: instead of hub-stream:"
+                )
             return None
         return value if value is None or isinstance(value, str | int | float | list) else str(value)
-
-
-class _Wrong(Exception):
-    """What is wrong with a row."""

@@ -18,7 +18,7 @@ from PIL import Image
 from cache import DataError, UsageError
 from extract import default_name, originals, read_manifest
 from extract.datasets.pieces import Slice
-from extract.manifest import Piece, is_remote
+from extract.manifest import Piece, absolute, is_remote
 
 ROOT = Path(__file__).parents[2]
 FILE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -178,11 +178,17 @@ def test_names_are_read_through_the_cache_and_streams_in_order(tmp_path: Path):
     assert out[4] == "there is a folder owner/posts here, which the library would take; give it as DATA, or rename it"
 
 
+class ClassLabel:
+    """What says that a column holds numbers of classes."""
+
+    names = ("bad", "good")
+
+
 class Decoded:
     """What `datasets` gives for streams, as far as it is used."""
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
-        self.rows, self.features, self.closed = rows, dict.fromkeys(rows[0]), False
+        self.rows, self.features, self.closed = rows, {**dict.fromkeys(rows[0]), "label": ClassLabel()}, False
 
     def decode(self, enable: bool) -> "Decoded":
         assert enable is False
@@ -206,7 +212,13 @@ def test_a_stream_ends_in_order_and_pictures_that_are_elsewhere_are_bad_rows():
     rows = Decoded([{"image": {"bytes": None, "path": "hf://x/y.png"}}, {"image": {"bytes": None, "path": None}}])
     stream = _StreamRows("o/n", rows, 0, _Held("o/n"), problems)
     assert list(stream.of({"image"})) == [(2, {"image": None})]
-    assert problems == ["row 1: image names the file 'y.png' and does not hold it; give hub: instead of hub-stream:"]
+    assert problems == ["row 1: image names the file 'y.png' without its bytes; give hub: instead of hub-stream:"]
+
+    rows = Decoded([{"label": 5}, {"label": 1}, {"label": -1}, {"label": None}])
+    assert [row["label"] for _, row in _StreamRows("o/n", rows, 0, _Held("o/n"), problems).of({"label"})] == [
+        "good", None, None
+    ]  # fmt: skip
+    assert problems[1:] == ["row 1: label is 5, and there are 2 classes"]
 
     def failing():
         yield {"text": "a"}
@@ -252,6 +264,7 @@ def test_what_names_are_called():
         "n", "n-c", "n-c", "n"
     ]  # fmt: skip
     assert is_remote("hub:o/n")
+    assert [absolute(one) for one in ("hub:o/n", "/a")] == ["hub:o/n", "/a"]
     assert not is_remote("hubs/n")
 
 
