@@ -46,8 +46,11 @@ def read_manifest(data: str | Path, layout: str | None = None, columns: Mapping[
         raise UsageError(f"{data} is a data set of the hub, which the layout {layout} cannot read; leave --layout out")
     if not is_remote(data) and not path.exists():
         raise DataError(f"there is no data at {path}; give the folder or table as DATA, or try `pipeline.py demo`")
-    chosen = chosen or _recognised(path)
-    return chosen.read(path, dict(columns or {}))
+    try:
+        chosen = chosen or _recognised(path)
+        return chosen.read(path, dict(columns or {}))
+    except OSError as error:  # of folders: what is wrong with single files, each layout says itself
+        raise DataError(f"{path} cannot be read: {error}") from error
 
 
 def _named(layout: str) -> Layout:

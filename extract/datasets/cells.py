@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -55,8 +57,9 @@ def inputs_of(row: Mapping[str, Any], used: Mapping[str, Sequence[str]], root: P
     for role, columns in used.items():
         if role in ABOUT_ROWS:
             continue
-        if isinstance(row.get(columns[0]), list) and kind_of(role, "") == "image":
-            found |= _pictures(row[columns[0]], role, columns[0], used, root)
+        listed = _listed(row.get(columns[0]))
+        if listed is not None and kind_of(role, "") == "image":
+            found |= _pictures(listed, role, columns[0], used, root)
             continue
         content = _content(row, role, columns, root)
         if content is not None:
@@ -139,6 +142,14 @@ def _content(row: Mapping[str, Any], role: str, columns: Sequence[str], root: Pa
 def _picture(row: Mapping[str, Any], column: str, root: Path) -> File | None:
     cell = row.get(column)
     return cell if isinstance(cell, Piece) else _file(text_of(row, column), root, "image")
+
+
+def _listed(cell: Any) -> list[Any] | None:
+    """A list, be it written as JSON into a cell of a CSV, such as `["a.jpg", "b.jpg"]`."""
+    if isinstance(cell, str) and cell.startswith('["'):
+        with contextlib.suppress(ValueError, RecursionError):  # then it is a name
+            cell = json.loads(cell)
+    return cell if isinstance(cell, list) else None
 
 
 def _pictures(

@@ -47,7 +47,14 @@ def recognise(path: Path) -> bool:
 
 def _folders(path: Path) -> list[Path]:
     with os.scandir(path) as entries:
-        return sorted(Path(entry.path) for entry in entries if not _hidden(entry.name) and entry.is_dir())
+        return sorted(Path(entry.path) for entry in entries if not _hidden(entry.name) and _is_folder(entry))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a loop of links; reading it will say so
+        return False
 
 
 def _hidden(name: str) -> bool:
@@ -147,7 +154,7 @@ def _files(walk: _Walk, folder: Path) -> Iterator[Path]:
     for entry in () if outer else found:
         if _hidden(entry.name):
             walk.left_out["hidden"] += 1
-        elif entry.is_dir():
+        elif _is_folder(entry):
             continue
         elif entry.is_symlink() and inside(walk.root, _name(walk, Path(entry.path))) is None:
             walk.problems.append(f"{_name(walk, Path(entry.path))} leads out of {walk.root}")

@@ -7,8 +7,8 @@ DATA is the table or a folder with one table; a folder with several named after 
 (`train.csv`, `valid.csv`, `test.csv`) is one data set with these splits; of Parquet, each may come in parts
 (`train-00000-of-00002.parquet`). All but Parquet may be packed (`posts.csv.gz`).
 
-Several columns make one text by `text=title+body`: a line each, empty ones left out. In JSON Lines and Parquet a cell
-may hold a list of pictures: the first is `image`, the next ones are `image_2`, `image_3`, ...; in Parquet, pictures may
+Several columns make one text by `text=title+body`: a line each, empty ones left out. A cell may hold a list of
+pictures (in CSV as JSON): the first is `image`, the next ones are `image_2`, `image_3`, ...; in Parquet, pictures may
 lie in the cells themselves.
 
 Further modalities are named by `--columns`: `image_2=photo2` and `text_body=body` are images and texts of

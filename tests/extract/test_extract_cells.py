@@ -66,6 +66,13 @@ def test_a_list_of_pictures_is_image_image_2_and_so_on_in_order(tmp_path: Path):
     assert manifest.modalities == ("image", "image_2", "image_3")
 
 
+def test_a_list_may_stand_in_a_cell_of_a_csv(tmp_path: Path):
+    cells = '"[""a.jpg"", ""b.jpg""]"', "[x].jpg", '"[""a.jpg"'
+    (tmp_path / "posts.csv").write_text("\n".join(["image", *cells]))
+    names = [[Path(str(path)).name for path in one.inputs.values()] for one in read_manifest(tmp_path).samples]
+    assert names == [["a.jpg", "b.jpg"], ["[x].jpg"], ['["a.jpg']]
+
+
 @pytest.mark.parametrize(
     ("cell", "problem"),
     [

@@ -1,5 +1,6 @@
 """Folders of pictures by class."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,32 @@ def test_bad_files_are_reported_together(tmp_path: Path):
         f"bird/ leads out of {data}",
     ):
         assert part in str(caught.value), part
+
+
+def test_links_that_lead_nowhere_are_failures_of_their_samples(tmp_path: Path, bench):
+    write(tmp_path, "dog/1.jpg")
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "loop.jpg").symlink_to("loop.jpg")
+    (tmp_path / "cat" / "gone.jpg").symlink_to("nothing.jpg")
+    manifest = read_manifest(tmp_path)
+    assert [one.id for one in manifest.samples] == ["cat/gone", "cat/loop", "dog/1"]
+    done = bench.extract(manifest, bench.image)
+    assert done.missing == {"image": 1}
+    assert [one.id for one in done.failures["image"]] == ["cat/loop", "dog/1"]
+
+
+def test_a_folder_that_cannot_be_listed_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write(tmp_path, "cat/1.jpg", "dog/1.jpg")
+    inner = os.scandir
+
+    def refuse(path: Path):  # root may list all
+        if path.name == "dog":
+            raise PermissionError(13, "Permission denied", str(path))
+        return inner(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match=r"cannot be read: .*Permission denied: .*dog"):
+        read_manifest(tmp_path)
 
 
 def test_a_class_that_may_be_a_split_is_not_guessed(tmp_path: Path):

@@ -152,6 +152,9 @@ def test_names_are_read_through_the_cache_and_streams_in_order(tmp_path: Path):
             assert [one.inputs["image"].read() if "image" in one.inputs else b"" for one in samples] == [
                 picture(n) if n != 3 else b"" for n in range(count)
             ], data
+        first = read_manifest("hub:owner/posts")
+        again = read_manifest(str(first.path), first.layout, first.notes["columns"])  # as the report does
+        assert again.samples == first.samples
         for data in ("hub:owner/none", "hub:owner/posts:other", "hub-stream:owner/none"):
             try:
                 read_manifest(data)
