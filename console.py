@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 GRID_HELP = "Settings searched within each training part, never on the rows that judge."
 COLUMNS_HELP = (
-    "Of a table: id, text, image, label, split, group, words. Further modalities: image_2=..., text_2=...; "
-    "tabular=price+brand, numbers and categories; audio=clip, audio files; any other name (or audio) for .npy arrays, "
-    "which words=... aligns with the text."
+    "Of a table: id, text, image, label, split, group, words; text=title+body joins columns. Further modalities: "
+    "image_2=..., text_2=...; tabular=price+brand, numbers and categories; audio=clip, audio files; any other name (or "
+    "audio) for .npy arrays, which words=... aligns with the text."
 )
 
 
@@ -100,7 +100,10 @@ task_option = click.option(
 )
 modalities_option = click.option("--modalities", help="Such as text,image; all that the data has by default.")
 data_options = _options(
-    click.option("--layout", help="How DATA is laid out (mvsa, mosi, fakeddit, table); recognised by default."),
+    click.option(
+        "--layout",
+        help="How DATA is laid out (mvsa, mosi, fakeddit, table, hub, webdataset, folders); recognised by default.",
+    ),
     click.option("--columns", metavar="ROLE=COLUMN,...", help=COLUMNS_HELP),
     click.option("--download", is_flag=True, help="Fetch pictures and sounds that the data names by http address."),
     click.option("--allow-private", is_flag=True, help="Let --download ask this machine and private networks, too."),

@@ -90,7 +90,7 @@ def main() -> None:
 @click.option("--max-failures", type=int, help="Stop when more samples of a modality than this fail.")
 @json_option
 def extract(data: str, store: Path, name: str | None, as_json: bool, **options: Any) -> None:
-    """Encode DATA (a folder or table; data/ by default) into the feature store.
+    """Encode DATA (a folder, table, tar or hub:OWNER/NAME; data/ by default) into the feature store.
 
     Only what is not yet stored is encoded: stop it at any moment and run it again.
     Exit code 3: finished, but some samples failed and are recorded.

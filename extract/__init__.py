@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 from extract.datasets import LAYOUTS, read_manifest
 from extract.datasets.demo import write_demo
+from extract.datasets.layout import Layout
 from extract.deep import verify_by_encoding
 from extract.encoders.spec import EncoderSpec, choose_specs
 from extract.found import found_in
-from extract.manifest import Manifest, Sample, default_name, inside, label_counts
+from extract.manifest import Manifest, Piece, Sample, checked_manifest, default_name, inside, label_counts
 from extract.measure import bench, bench_lines
 from extract.originals import Original, Originals, originals
 from extract.stage import Extraction, Settings, extract
@@ -42,11 +43,13 @@ __all__ = [
     "EncoderSpec",
     "Extraction",
     "FeatureExtractor",
+    "Layout",
     "Lesson",
     "Manifest",
     "Manners",
     "Original",
     "Originals",
+    "Piece",
     "Processes",
     "Sample",
     "Settings",
@@ -54,6 +57,7 @@ __all__ = [
     "Tuning",
     "bench",
     "bench_lines",
+    "checked_manifest",
     "choose_specs",
     "default_name",
     "download",

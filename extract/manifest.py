@@ -33,6 +33,9 @@ class Piece(ABC):
         """Its bytes. Raises OSError."""
 
 
+REMOTE = ("hub:", "hub-stream:")
+"""What names of data sets that are no paths begin with; see `extract.datasets.hub`."""
+
 File = Path | Piece | bytes
 """The path of a file, or where else it lies, or what would be in it."""
 
@@ -56,7 +59,8 @@ class Sample:
     `inputs` holds the modalities that it has: a text; a file's bytes, or its path, which may yet
     turn out to be missing; such a file with the words that its rows
     belong to. `label`, `split` and `group` are empty where the data gives none.
-    `file` and `line` tell where it stands, for messages; `file` is empty where there is only one.
+    `file` and `line` tell where it stands, for messages; `file` is empty where there is only one, and says all
+    where `line` is 0.
     """
 
     id: str
@@ -70,7 +74,7 @@ class Sample:
     @property
     def where(self) -> str:
         """Such as `train.csv line 3`."""
-        return f"{self.file} line {self.line}".lstrip()
+        return f"{self.file} line {self.line}".lstrip() if self.line else self.file or repr(self.id)
 
 
 @dataclass(frozen=True)
@@ -141,8 +145,21 @@ def checked_manifest(
 
 def default_name(data: str | Path) -> str:
     """What a data set is called unless the user names it: its folder's name, or its file's without the suffix."""
+    if is_remote(data):
+        name, _, config = str(data).partition(":")[2].partition("#")[0].rpartition("/")[2].partition(":")
+        return f"{name}-{config}" if config else name
     path = Path(data).resolve()
-    return path.stem if path.is_file() else path.name
+    return Path(path.name.removesuffix(".gz")).stem if path.is_file() else path.name
+
+
+def is_remote(data: str | Path) -> bool:
+    """Whether it names a data set on a hub, and no path."""
+    return str(data).startswith(REMOTE)
+
+
+def absolute(data: str | Path) -> str:
+    """The same from any working folder."""
+    return str(data) if is_remote(data) else str(Path(data).absolute())
 
 
 def _storable(text: str) -> bool:

@@ -45,6 +45,8 @@ def extraction_lines(manifest: Manifest, done: Extraction, store: Path, seconds:
     lines = [f"{manifest.path}: {done.samples} samples, layout {manifest.layout}" + (f" ({used})" if used else "")]
     lines += [f"  {remark}" for remark in manifest.notes.get("remarks", ())]
     lines.append(f"  labels: {_labels(manifest)}")
+    if left_out := manifest.notes.get("left_out"):
+        lines.append(f"  left out: {', '.join(f'{count} {what}' for what, count in left_out.items())}")
     for name, block in done.view.blocks.items():
         state = f"{done.missing[name]} missing, {len(done.failures[name])} failed"
         precision, why = done.precision[name]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from cache import (
     write_view,
 )
 from extract.encoders.spec import TABULAR, kind_of
-from extract.manifest import Manifest
+from extract.manifest import Manifest, absolute
 
 _TEXTS = {"ids": "id", "labels": "label", "split": "split"}
 
@@ -34,7 +33,7 @@ def wanted_view(name: str, manifest: Manifest, blocks: Sequence[Block]) -> View:
         for column, attribute in _TEXTS.items()
     }
     groups = joined_groups(len(samples), [[sample.group or None for sample in samples], *_joining(blocks)])
-    source = {"data": str(manifest.path.absolute()), "layout": manifest.layout, **manifest.notes}
+    source = {"data": absolute(manifest.path), "layout": manifest.layout, **manifest.notes}
     return View(name, {**texts, "groups": groups}, {block.modality: block for block in blocks}, source)
 
 
@@ -87,8 +86,8 @@ def publish(store: FeatureStore, view: View) -> None:
     remove(store.pending_path(view.name))
 
 
-def _data(view: View) -> Path:
-    return Path(view.source["data"]).absolute()
+def _data(view: View) -> str:
+    return absolute(view.source["data"])
 
 
 def _same(before: Block, now: Block) -> bool:

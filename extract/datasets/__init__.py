@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cache import DataError, PipelineError, StoreDamaged, UsageError, listing
-from extract.datasets import fakeddit, mosi, mvsa, table
-from extract.manifest import Manifest, inside
+from extract.datasets import fakeddit, folders, hub, mosi, mvsa, plugins, table, webdataset
+from extract.datasets.layout import Layout
+from extract.manifest import Manifest, inside, is_remote
 from extract.reading import reading
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How one kind of data set is recognised and read.
-
-    `recognise` answers whether a path looks like it; `read` takes the path and the columns
-    that the user named. `expects` is what a message says of it.
-    """
-
-    name: str
-    expects: str
-    recognise: Callable[[Path], bool]
-    read: Callable[[Path, Mapping[str, str]], Manifest]
-
 
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout
@@ -34,8 +20,12 @@ LAYOUTS: dict[str, Layout] = {
         Layout("mosi", mosi.EXPECTS, mosi.recognise, mosi.read),
         Layout("fakeddit", fakeddit.EXPECTS, fakeddit.recognise, fakeddit.read),
         Layout("table", table.EXPECTS, table.recognise, table.read),
+        Layout("hub", hub.EXPECTS, hub.recognise, hub.read),
+        Layout("webdataset", webdataset.EXPECTS, webdataset.recognise, webdataset.read),
+        Layout("folders", folders.EXPECTS, folders.recognise, folders.read),
     )
 }
+"""Those of this package, in the order in which they are asked; for others see `extract.datasets.plugins`."""
 
 
 def read_manifest(
@@ -48,8 +38,8 @@ def read_manifest(
     """Reads a data set.
 
     Args:
-        data: a folder or a file.
-        layout: a name of `LAYOUTS`; None recognises it.
+        data: a folder or a file, or the name of a data set on the hub such as `hub:owner/name`.
+        layout: a name of `LAYOUTS`, or of one that is installed; None recognises it.
         columns: which column of a table is meant by `id`, `text`, `image`, `label`, `split`,
             `group`, `words`, or by a modality beside them; an empty name leaves that one out. Others are
             found by their usual names.
@@ -58,29 +48,28 @@ def read_manifest(
 
     Raises:
         DataError: nothing there, no layout fits, missing columns, or bad rows (all of them).
-        UsageError: unknown layout, column role or encoding.
+        UsageError: unknown layout, column role or encoding, a library that is needed is not installed, or a layout
+            of another package is broken.
     """
-    path = Path(data)
-    if layout is not None and layout not in LAYOUTS:
-        raise UsageError(f"there is no layout {layout!r}; choose one of {listing(list(LAYOUTS))}")
     try:
         with reading(allow_outside, encoding) as how:
-            manifest = _read(path, layout, dict(columns or {}))
+            manifest = _read(data, layout, dict(columns or {}))
         return replace(manifest, notes={**manifest.notes, **how.notes()})
     except PipelineError:
         raise
     except OSError as error:  # a folder that may not be looked into, a name that is too long
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+        where = f": {error.filename}" if error.filename and str(error.filename) != str(data) else ""
+        raise DataError(f"{data} cannot be read: {error.strerror or error}{where}") from error
 
 
-def _read(path: Path, layout: str | None, columns: Mapping[str, str]) -> Manifest:
-    if not path.exists():
+def _read(data: str | Path, layout: str | None, columns: Mapping[str, str]) -> Manifest:
+    path = Path(data)
+    chosen = _named(layout) if layout is not None else LAYOUTS["hub"] if is_remote(data) else None
+    if is_remote(data) and chosen is not LAYOUTS["hub"]:
+        raise UsageError(f"{data} is a data set of the hub, which the layout {layout} cannot read; leave --layout out")
+    if not is_remote(data) and not path.exists():
         raise DataError(f"there is no data at {path}; give the folder or table as DATA, or try `pipeline.py demo`")
-    chosen = LAYOUTS[layout] if layout else next((one for one in LAYOUTS.values() if one.recognise(path)), None)
-    if chosen is None:
-        expected = "\n".join(f"  {one.name}: {one.expects}" for one in LAYOUTS.values())
-        raise DataError(f"{path} {_held(path)}, which is no layout that is known:\n{expected}")
-    manifest = chosen.read(path, columns)
+    manifest = (chosen or _recognised(path)).read(path, columns)
     _check_lists(path, manifest)
     return manifest
 
@@ -115,6 +104,29 @@ def read_again(source: Mapping[str, Any], data: str | None = None) -> Manifest:
     if place is None:
         raise DataError("the view does not say where its data lies; give --data")
     return read_manifest(place, layout, columns, source.get("outside") is True, encoding)
+
+
+def _named(layout: str) -> Layout:
+    if layout in LAYOUTS:
+        return LAYOUTS[layout]
+    others = plugins.installed(LAYOUTS)
+    if layout not in others:
+        raise UsageError(f"there is no layout {layout!r}; choose one of {listing([*LAYOUTS, *others])}")
+    return plugins.loaded(others[layout])
+
+
+def _recognised(path: Path) -> Layout:
+    """The first that knows the data; other packages are asked where none of ours does."""
+    asked = list(LAYOUTS.values())
+    chosen = next((one for one in asked if one.recognise(path)), None)
+    if chosen is None:
+        others = [plugins.loaded(point) for point in plugins.installed(LAYOUTS).values()]
+        chosen = next((one for one in others if one.recognise(path)), None)
+        asked += others
+    if chosen is None:
+        expected = "\n".join(f"  {one.name}: {one.expects}" for one in asked)
+        raise DataError(f"{path} {_held(path)}, which is no layout that is known:\n{expected}")
+    return chosen
 
 
 def _held(path: Path) -> str:

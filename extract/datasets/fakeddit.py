@@ -21,7 +21,8 @@ from pathlib import Path
 
 from cache import DataError, UsageError, listing
 from extract.datasets.cells import text_of
-from extract.datasets.table import Rows, read_rows
+from extract.datasets.rows import Rows
+from extract.datasets.table import read_rows
 from extract.downloads.address import Download, download_of, is_address
 from extract.manifest import Content, Manifest, Sample, checked_manifest, inside
 

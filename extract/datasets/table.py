@@ -1,38 +1,48 @@
-"""Tables: CSV, TSV or JSON Lines, one row a sample, pictures by path relative to the table, or by http address.
+"""Tables: CSV, TSV, JSON Lines or Parquet, one row a sample, pictures by path relative to the table or by http address.
 
     posts.csv:   id,text,image,label,split
                  1,what a day,pictures/1.jpg,positive,train
 
 DATA is the table or a folder with one table; a folder with several named after splits
-(`train.csv`, `valid.csv`, `test.csv`) is one data set with these splits.
+(`train.csv`, `valid.csv`, `test.csv`) is one data set with these splits; of Parquet, each may come in parts
+(`train-00000-of-00002.parquet`). All but Parquet may be packed (`posts.csv.gz`).
+
+Several columns make one text by `text=title+body`: a line each, empty ones left out. A cell may hold a list of
+pictures (in CSV as JSON): the first is `image`, the next ones are `image_2`, `image_3`, ...; in Parquet, pictures may
+lie in the cells themselves.
 
 Further modalities are named by `--columns`: `image_2=photo2` and `text_body=body` are images and texts of
 their own; `tabular=price+brand` are numbers and categories; `audio=clip` are audio files by path where its cells end
 in `.wav`, `.flac`, `.mp3` or `.ogg`; it and any other name, such as `vision=face`, mean `.npy` files by path
-otherwise, or lists of numbers in JSON Lines. With `words=words`, a list of words or a text with
+otherwise, or lists of numbers in JSON Lines and Parquet. With `words=words`, a list of words or a text with
 spaces between them, row w of every array belongs to word w, and the text is made of the words.
 """
 
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cache import DataError, UsageError, listing
-from extract.datasets.cells import ABOUT_ROWS, inputs_of, mixed_audio, text_of
+from extract.datasets.arrow import parquet_rows
+from extract.datasets.cells import ABOUT_ROWS, columns_of, inputs_of, mixed_audio, text_of
+from extract.datasets.rows import Part, Rows
 from extract.decode import DecodeError, decode_text
-from extract.encoders.spec import TABULAR, kind_of
 from extract.manifest import Manifest, Sample, checked_manifest
 
-SUFFIXES = (".csv", ".tsv", ".jsonl")
+PARQUET = ".parquet"
+TEXTS = (".csv", ".tsv", ".jsonl")
+SUFFIXES = (*TEXTS, *(f"{suffix}.gz" for suffix in TEXTS), PARQUET)
 SPLIT_FILES = ("train", "valid", "val", "dev", "validation", "test")
-EXPECTS = "a CSV, TSV or JSONL table with the columns text and/or image and label, or a folder that holds one"
+EXPECTS = "a CSV, TSV, JSONL or Parquet table with the columns text and/or image and label, or a folder that holds one"
 ROLES: dict[str, tuple[str, ...]] = {
     "id": ("id", "guid", "uid", "post_id", "tweet_id", "sample_id"),
     "text": ("text", "title", "caption", "clean_title", "sentence", "tweet", "content", "review"),
@@ -47,21 +57,27 @@ ROLES: dict[str, tuple[str, ...]] = {
 FIELD_LIMIT = 64 * 2**20
 _END = "\0the end of the table\0"
 """Is read after the last row, unless that left a quote open."""
-
-
-@dataclass
-class Rows:
-    """What was read of one table: column names, and rows with their line numbers."""
-
-    columns: list[str] = field(default_factory=list)
-    rows: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+MOST_UNPACKED = 4 * 2**30
+"""Bytes of a packed table, unpacked."""
+SURELY_UNPACKED, MOST_TIMES = 256 * 2**20, 100
+"""Above so many bytes, a table that is so many times as large as it was packed is taken for a bomb."""
+_AT_ONCE = 2**24
+_SHARD = re.compile(r"(.+)-(\d{1,6})-of-(\d{1,6})")
 
 
 def recognise(path: Path) -> bool:
     """Whether the path is a table or a folder that directly holds tables."""
-    if path.is_file():
-        return path.suffix.lower() in SUFFIXES
-    return any(child.suffix.lower() in SUFFIXES for child in path.iterdir())
+    return _is_table(path) if path.is_file() else any(_is_table(child) for child in path.iterdir())
+
+
+def _is_table(path: Path) -> bool:
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def _stem(path: Path) -> str:
+    """The name without `.csv` or `.csv.gz`."""
+    suffix = max((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), key=len, default="")
+    return path.name[: len(path.name) - len(suffix)]
 
 
 def read(path: Path, columns: Mapping[str, str]) -> Manifest:
@@ -70,6 +86,39 @@ def read(path: Path, columns: Mapping[str, str]) -> Manifest:
     Raises:
         DataError: several tables to choose from, no column of any modality, a column that was
             named but is not there, or bad rows (all are listed).
+        UsageError: a role in `columns` that cannot be one; pyarrow, which reads Parquet, is not installed.
+    """
+    tables = _tables(path)
+    parts = (_part(table, alone=len(tables) == 1) for table in tables)
+    return manifest_of(path, "table", parts, columns, {"tables": [table.name for table in tables]})
+
+
+def _part(table: Path, alone: bool) -> Part[Rows]:
+    problems: list[str] = []
+    rows = read_rows(table, problems)
+    split = _split(table) if _split(table) in SPLIT_FILES else ""
+    name, prefix = ("", "") if alone else (table.name, f"{_stem(table)}-")
+    return Part(table, rows, table.parent, problems, name, prefix, split)
+
+
+def manifest_of(
+    path: Path,
+    layout: str,
+    parts: Iterable[Part[Rows]],
+    columns: Mapping[str, str],
+    notes: Mapping[str, Any],
+) -> Manifest:
+    """The manifest of a data set of one or more tables, of whatever kind.
+
+    Args:
+        path: of the data set.
+        layout: how it was read.
+        parts: its tables, one after another in memory.
+        columns: column by role, as the user named them.
+        notes: what else is to be written down; looked at when all was read.
+
+    Raises:
+        DataError: no column of any modality, a column that was named but is not there, or bad rows (all are listed).
         UsageError: a role in `columns` that cannot be one.
     """
     wrong = [role for role in columns if not re.fullmatch(r"[a-z][a-z0-9_]*", role)]
@@ -80,44 +129,72 @@ def read(path: Path, columns: Mapping[str, str]) -> Manifest:
     samples: list[Sample] = []
     problems: list[str] = []
     used: dict[str, str] = {}
-    tables = _tables(path)
-    for table in tables:
-        before = len(problems)
-        content = read_rows(table, problems)
-        used = _roles(table, content.columns, columns)
-        prefix = f"{table.name} " if len(tables) > 1 else ""
-        for number, (line, row) in enumerate(content.rows, 1):
-            sample = _sample(table, row, used, f"{table.stem}-{number}" if len(tables) > 1 else str(number), line)
-            if isinstance(sample, str):
-                problems.append(f"line {line}: {sample}")
-            else:
-                samples.append(replace(sample, file=table.name) if len(tables) > 1 else sample)
-        problems[before:] = [prefix + problem for problem in problems[before:]]
+    for part in parts:
+        used = _roles(part.path, part.rows.columns, {**part.roles, **columns})
+        samples += _samples(part, used)
+        problems += [f"{part.name} {problem}".lstrip() for problem in part.problems]
     problems += mixed_audio(samples)
-    return checked_manifest(path, "table", samples, problems, {"columns": used, "tables": [t.name for t in tables]})
+    return checked_manifest(path, layout, samples, problems, {"columns": used, **notes})
 
 
 def _tables(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
-    found = sorted(child for child in path.iterdir() if child.suffix.lower() in SUFFIXES)
+    found = sorted(child for child in path.iterdir() if _is_table(child))
     if not found:
         raise DataError(f"{path} holds no table; expected {EXPECTS}")
-    if len(found) > 1 and not all(table.stem.lower() in SPLIT_FILES for table in found):
+    if len(found) == 1:
+        return found
+    shards = [_SHARD.fullmatch(_stem(table)) for table in found]
+    twice = [name for name, count in Counter(map(_stem, found)).items() if count > 1]
+    if not all(_split(table) in SPLIT_FILES for table in found) or twice:
         names = listing([table.name for table in found])
         raise DataError(f"{path} holds several tables ({names}); give one of them as DATA")
-    return sorted(found, key=lambda table: SPLIT_FILES.index(table.stem.lower()) if len(found) > 1 else 0)
+    held = Counter((shard[1], int(shard[3])) for shard in shards if shard)
+    for (name, count), there in held.items():
+        if there != count:
+            raise DataError(f"{path} holds {there} of the {count} tables {name}-...; fetch the others too")
+    return sorted(found, key=lambda table: (SPLIT_FILES.index(_split(table)), table.name))
+
+
+def _split(table: Path) -> str:
+    """What the table is called, without the number of a part."""
+    stem = _stem(table).lower()
+    shard = _SHARD.fullmatch(stem)
+    return shard[1] if shard else stem
 
 
 def read_rows(path: Path, problems: list[str]) -> Rows:
-    """The rows of one table; what is wrong with lines is added to the problems. Raises DataError."""
+    """The rows of one table; what is wrong with lines is added to the problems. Raises DataError, UsageError."""
+    name = path.name.lower()
+    if name.endswith(PARQUET):
+        return parquet_rows(path, problems)
     try:
-        text = decode_text(path.read_bytes())
+        text = decode_text(_unpacked(path) if name.endswith(".gz") else path.read_bytes())
     except (OSError, DecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-    if path.suffix.lower() == ".jsonl":
-        return _read_jsonl(text, problems)
-    return _read_delimited(path, text, problems)
+    name = name.removesuffix(".gz")
+    return _read_jsonl(text, problems) if name.endswith(".jsonl") else _read_delimited(path, text, problems)
+
+
+def _unpacked(path: Path) -> bytes:
+    """What is in a .gz. Raises DataError for a cut one and for a bomb, before it fills the memory."""
+    parts: list[bytes] = []
+    size, packed = 0, path.stat().st_size
+    try:
+        with gzip.open(path) as file:
+            while part := file.read(_AT_ONCE):
+                parts.append(part)
+                size += len(part)
+                if size > min(MOST_UNPACKED, max(SURELY_UNPACKED, MOST_TIMES * packed)):
+                    raise DataError(
+                        f"{path} is {packed} bytes and unpacks to more than {size}; packed tables are read up to "
+                        f"{MOST_UNPACKED} bytes, and above {SURELY_UNPACKED} up to {MOST_TIMES} times their size: "
+                        "gunzip it if it is what you think"
+                    )
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path} is cut off, damaged or no gzip file ({error}); fetch or pack it again") from error
+    return b"".join(parts)
 
 
 def _read_jsonl(text: str, problems: list[str]) -> Rows:
@@ -145,7 +222,7 @@ def _read_jsonl(text: str, problems: list[str]) -> Rows:
 
 def _read_delimited(path: Path, text: str, problems: list[str]) -> Rows:
     header = re.split("[\r\n]", text, maxsplit=1)[0]
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    delimiter = "\t" if path.name.lower().removesuffix(".gz").endswith(".tsv") else ","
     if delimiter not in header:
         delimiter = next((sign for sign in ("\t", ";", ",") if sign in header), delimiter)
     rows = csv_rows(path, text, delimiter)
@@ -183,15 +260,14 @@ def csv_rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[
 
 
 def _roles(path: Path, found: Sequence[str], named: Mapping[str, str]) -> dict[str, str]:
-    """The column of each role; of `tabular` the columns, with a plus between."""
+    """The column of each role; of texts and of `tabular` perhaps several, with a plus between."""
     by_lower = {name.lower(): name for name in reversed(found)}
     # Words make the text; another column of text, found by its name, might differ from them.
     left_out = {"text"} if named.get("words") and "text" not in named else set()
     used: dict[str, str] = {}
     for role in (*ROLES, *(role for role in named if role not in ROLES)):
         if role in named:
-            parts = named[role].split("+") if kind_of(role, "") == TABULAR else [named[role]]
-            lacking = [name for name in parts if named[role] and name not in found]
+            lacking = [name for name in columns_of(role, named[role], found) if named[role] and name not in found]
             if lacking:
                 raise DataError(
                     f"{path} has no column {lacking[0]!r} for {role}; it has {listing(found)}: see --columns"
@@ -210,14 +286,24 @@ def _roles(path: Path, found: Sequence[str], named: Mapping[str, str]) -> dict[s
     return used
 
 
-def _sample(path: Path, row: Mapping[str, Any], used: Mapping[str, str], number: str, line: int) -> Sample | str:
-    """The row as a sample, or what is wrong with it."""
-    try:
-        cells = {role: text_of(row, used[role]) if role in used else "" for role in ("id", "label", "split", "group")}
-        inputs = inputs_of(row, used, path.parent)
-    except ValueError as error:
-        return str(error)
-    split = cells["split"]
-    if "split" not in used and path.stem.lower() in SPLIT_FILES:
-        split = path.stem.lower()
-    return Sample(cells["id"] if "id" in used else number, inputs, cells["label"], split, cells["group"], line)
+def _samples(part: Part[Rows], used: Mapping[str, str]) -> Iterator[Sample]:
+    """The rows as samples; what is wrong with others is added to the part's problems."""
+    columns = {role: columns_of(role, column, part.rows.columns) for role, column in used.items()}
+    about = {role: used.get(role) for role in ("id", "label", "split", "group")}
+    numbered = part.rows.numbered
+    for number, (line, row) in enumerate(part.rows.of({name for names in columns.values() for name in names}), 1):
+        try:
+            cells = {role: text_of(row, column) if column else "" for role, column in about.items()}
+            inputs = inputs_of(row, columns, part.root)
+        except ValueError as error:
+            part.problems.append(f"{part.rows.where(line)}: {error}")
+            continue
+        yield Sample(
+            cells["id"] if "id" in used else f"{part.prefix}{number}",
+            inputs,
+            cells["label"],
+            cells["split"] if "split" in used else part.split,
+            cells["group"],
+            line if numbered else 0,
+            part.name if numbered else f"{part.name} {part.rows.where(line)}".lstrip(),
+        )

@@ -176,7 +176,7 @@ def test_unknown_layouts_say_what_is_known(tmp_path: Path):
     write(tmp_path, "hello", "notes.md")
     with pytest.raises(DataError) as caught:
         read_manifest(tmp_path)
-    for part in ("holds notes.md", "mvsa: a folder with data/<id>.txt", "table: a CSV, TSV or JSONL table"):
+    for part in ("holds notes.md", "mvsa: a folder with data/<id>.txt", "table: a CSV, TSV, JSONL or Parquet table"):
         assert part in str(caught.value)
     with pytest.raises(UsageError, match="there is no layout 'csv'; choose one of mvsa, mosi, fakeddit, table"):
         read_manifest(tmp_path, layout="csv")
