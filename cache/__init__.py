@@ -14,10 +14,11 @@ from cache.errors import (
     listing,
 )
 from cache.export import export_table
-from cache.files import remove, replacing, write_json
+from cache.files import new_folder, remove, replacing, write_json
 from cache.folds import CrossFitted, DataSet, load_data_set, load_folds, tables_of
 from cache.groups import joined_groups
 from cache.key import NO_ITEM, EncoderKey, canonical_json, digest, item_key, pack_items, unpack_items
+from cache.labels import CLASSIFICATION, REGRESSION, SPLITS, TASKS, label_numbers, task_of
 from cache.merge import merge_stores
 from cache.names import fold_view_name
 from cache.plan import Plan, plan_extraction
@@ -32,11 +33,15 @@ from cache.view import Block, View, is_written, placed, read_view, write_view
 from cache.writer import FeatureWriter
 
 __all__ = [
+    "CLASSIFICATION",
     "FAILED",
     "KEY_SCHEMA",
     "MISSING",
     "NO_ITEM",
     "PRESENT",
+    "REGRESSION",
+    "SPLITS",
+    "TASKS",
     "TOKENS",
     "Batch",
     "Block",
@@ -75,11 +80,13 @@ __all__ = [
     "item_key",
     "join_items",
     "joined_groups",
+    "label_numbers",
     "listing",
     "load",
     "load_data_set",
     "load_folds",
     "merge_stores",
+    "new_folder",
     "pack_items",
     "placed",
     "plan_extraction",
@@ -94,6 +101,7 @@ __all__ = [
     "table_of",
     "tables_of",
     "take_items",
+    "task_of",
     "unpack_items",
     "verify_store",
     "write_batches",

@@ -114,6 +114,22 @@ def write_json(target: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def new_folder(name: str, root: Path = Path("runs")) -> Path:
+    """Makes the first free folder `runs/<name>-<number>`."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while True:
+            folder = root / f"{name}-{number}"
+            try:
+                folder.mkdir()
+                return folder
+            except FileExistsError:
+                number += 1
+    except OSError as error:
+        raise StoreError(f"cannot make a folder under {root}: {error.strerror}; choose one by --out") from error
+
+
 def write_sealed(target: Path, kind: str, fill: Callable[[h5py.File], Mapping[str, Any]], first: bool = False) -> None:
     """Writes a sealed file durably.
 

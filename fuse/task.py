@@ -1,40 +1,12 @@
-"""Classification or regression: what the labels are taken for."""
+"""Classification or regression: what heads learn from the labels."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from cache import DataError, FeatureTable, UsageError, listing
+from cache import CLASSIFICATION, REGRESSION, TASKS, DataError, FeatureTable, label_numbers, listing, task_of
 
-CLASSIFICATION, REGRESSION = "classification", "regression"
-TASKS = (CLASSIFICATION, REGRESSION)
-
-MOST_CLASSES = 20
-"""Whole numbers of more values than this are quantities, not names of classes."""
-
-
-def task_of(labels: np.ndarray, asked: str | None = None) -> str:
-    """The task that `n` labels, texts, are for.
-
-    Regression where every label is a number and some are not whole or there are more than 20
-    different ones; else classification.
-
-    Args:
-        labels: of the labelled rows.
-        asked: what the user says it is; None looks at the labels.
-
-    Raises:
-        UsageError: there is no such task.
-    """
-    if asked is not None:
-        if asked not in TASKS:
-            raise UsageError(f"there is no task {asked!r}; choose one of {listing(TASKS)}")
-        return asked
-    numbers = _numbers(labels)
-    if not np.isfinite(numbers).all() or not len(numbers):
-        return CLASSIFICATION
-    whole = (numbers == np.round(numbers)).all()
-    return CLASSIFICATION if whole and len(np.unique(numbers)) <= MOST_CLASSES else REGRESSION
+__all__ = ["CLASSIFICATION", "REGRESSION", "TASKS", "targets", "task_of"]
 
 
 def targets(table: FeatureTable, task: str) -> np.ndarray:
@@ -45,7 +17,7 @@ def targets(table: FeatureTable, task: str) -> np.ndarray:
     """
     if task == CLASSIFICATION:
         return table.y
-    numbers = _numbers(table.y)
+    numbers = label_numbers(table.y)
     wrong = ~np.isfinite(numbers)
     if wrong.any():
         rows = [f"{id_} ({label})" for id_, label in zip(table.ids[wrong], table.y[wrong], strict=True)]
@@ -54,15 +26,3 @@ def targets(table: FeatureTable, task: str) -> np.ndarray:
             "correct them, or give --task classification"
         )
     return numbers
-
-
-def _numbers(labels: np.ndarray) -> np.ndarray:
-    """Each label as a number, NaN where it is none."""
-    return np.array([_number(label) for label in labels], dtype=np.float64)
-
-
-def _number(label: str) -> float:
-    try:
-        return float(label)
-    except ValueError:
-        return float("nan")
