@@ -15,23 +15,33 @@ from extract.stage import Extraction, Settings, extract
 from extract.summary import extraction_lines, extraction_result, failure_lines
 
 if TYPE_CHECKING:
+    from extract.check.lines import check_lines
+    from extract.check.page import write_check
+    from extract.check.run import Checked, CheckSettings, check_data
     from extract.extractor import FeatureExtractor
     from extract.finetune.processes import Processes
     from extract.finetune.settings import Tuning
     from extract.finetune.tune import Lesson, Tuned, tune
 
 _LATE = {
+    "CheckSettings": "extract.check.run",
+    "Checked": "extract.check.run",
     "FeatureExtractor": "extract.extractor",
     "Lesson": "extract.finetune.tune",
     "Tuned": "extract.finetune.tune",
     "Tuning": "extract.finetune.settings",
     "Processes": "extract.finetune.processes",
+    "check_data": "extract.check.run",
+    "check_lines": "extract.check.lines",
     "tune": "extract.finetune.tune",
+    "write_check": "extract.check.page",
 }
 """Names that are loaded when they are asked for: sklearn and torch take longer than an unchanged `extract`."""
 
 __all__ = [
     "LAYOUTS",
+    "CheckSettings",
+    "Checked",
     "EncoderSpec",
     "Extraction",
     "FeatureExtractor",
@@ -46,6 +56,8 @@ __all__ = [
     "Tuning",
     "bench",
     "bench_lines",
+    "check_data",
+    "check_lines",
     "choose_specs",
     "default_name",
     "extract",
@@ -58,6 +70,7 @@ __all__ = [
     "read_manifest",
     "tune",
     "verify_by_encoding",
+    "write_check",
     "write_demo",
 ]
 

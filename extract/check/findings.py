@@ -145,7 +145,7 @@ def _contents(summary: Mapping[str, Any]) -> Iterator[Finding]:
 def _texts(name: str, one: Mapping[str, Any]) -> Iterator[Finding]:
     if one.get("truncated"):
         share = one["truncated"] / one["present"]
-        text = f"{many(one['truncated'], 'row')} ({100 * share:.1f} %) with a {name} above {one['longest']} tokens."
+        text = f"{many(one['truncated'], 'row')} ({100 * share:.1f} %) whose {name} has more than {one['longest']} tokens."
         advice = "The model reads their start alone; another --text-model may take more."
         yield _finding(WARNING if share >= MUCH else NOTE, f"{name}-cut", text, advice)
 
@@ -153,14 +153,14 @@ def _texts(name: str, one: Mapping[str, Any]) -> Iterator[Finding]:
 def _pictures(name: str, one: Mapping[str, Any]) -> Iterator[Finding]:
     odd = [
         ("one_colour", "of one colour", "They say nothing; often they stand for a picture that was lost."),
-        ("tiny", f"with a side below {TINY} pixels", "They are enlarged, which adds nothing; icons are often among them."),
+        ("tiny", f"less than {TINY} pixels wide or high", "They are enlarged, which adds nothing; icons are often among them."),
         ("long", f"at least {LONG:g} times as long as wide", "Encoders see the square in the middle."),
-        ("rotated", "turned by their EXIF data", "They are encoded upright."),
+        ("rotated", "turned by its EXIF data", "They are encoded upright."),
         ("animated", "animated", "The first frame is encoded."),
     ]
     for key, what, advice in odd:
         if one[key]:
-            yield _finding(NOTE, f"{name}-{key}", f"{many(one[key], 'row')} with a {name} {what}.", advice)
+            yield _finding(NOTE, f"{name}-{key}", f"{many(one[key], 'row')} whose {name} is {what}.", advice)
 
 
 def _others(name: str, one: Mapping[str, Any]) -> Iterator[Finding]:
@@ -178,49 +178,49 @@ def _duplicates(summary: Mapping[str, Any]) -> Iterator[Finding]:
         if by_splits
         else "Where it makes folds, fuse keeps equal contents in one of them by itself."
     )
-    parted = "Folds may part them: give them one value in a group column, as rows.csv does, and fuse keeps them together."
+    parted = "Folds may part them: give them one value in a group column (rows.csv has it), and fuse keeps them together."
     if found["sample"] and found["sample"]["groups"]:
-        yield _finding(NOTE, "samples-equal", _counted("Equal samples, all of their modalities", found["sample"]), kept)
-        yield from _trouble("sample", "whole sample", found["sample"], summary, True)
+        text = _counted("Rows that are equal in every modality", found["sample"])
+        yield _finding(NOTE, "sample-equal", text, kept)
+        yield from _trouble("sample", "The same in every modality", found["sample"], summary, "No model")
     for name, one in found["equal"].items():
         if one["groups"]:
-            yield _finding(NOTE, f"{name}-equal", _counted(f"Equal {name}", one), kept)
-            yield from _trouble(f"{name}-equal", name, one, summary, not several)
+            yield _finding(NOTE, f"{name}-equal", _counted(f"Rows of equal {name}", one), kept)
+            who = f"No rule that goes by {name} alone" if several else "No model"
+            yield from _trouble(f"{name}-equal", f"The same {name}", one, summary, who)
     for name, one in found["near"].items():
         if one["groups"]:
-            form = "" if not one.get("same_but_form") else f"; {one['same_but_form']} differ in case, links or signs alone"
-            text = _counted(f"Nearly equal {name}", one, f", {one['contents']} different contents{form}")
+            form = "" if not one.get("same_but_form") else f", {one['same_but_form']} of them but for case, links or signs"
+            text = _counted(f"Rows of nearly equal {name}", one, f" ({one['contents']} different contents{form})")
             yield _finding(NOTE if by_splits else WARNING, f"{name}-near", text, kept if by_splits else parted)
-            yield from _trouble(f"{name}-near", f"{name}, nearly", one, summary, False)
+            yield from _trouble(f"{name}-near", f"Nearly the same {name}", one, summary, "")
         if not one["complete"]:
             text = f"Not all pairs of {name} were compared: {one['checked']} of {one['compared']} contents in full."
             yield _finding(NOTE, f"{name}-near-partly", text, "There are more nearly equal ones than are counted here.")
 
 
 def _counted(what: str, one: Mapping[str, Any], more: str = "") -> str:
-    return f"{what}: {many(one['groups'], 'group')} of {one['rows']} rows, at most {one['largest']} in one{more}."
+    return f"{what}: {one['rows']} in {many(one['groups'], 'group')}, at most {one['largest']} in one{more}."
 
 
-def _trouble(key: str, what: str, one: Mapping[str, Any], summary: Mapping[str, Any], whole: bool) -> Iterator[Finding]:
-    """Several labels for one content, and one content on several sides of a split."""
+def _trouble(key: str, what: str, one: Mapping[str, Any], summary: Mapping[str, Any], who: str) -> Iterator[Finding]:
+    """Several labels for one content, and one content on several sides of a split; `who` cannot be right on all."""
     conflicts, across = one["conflicts"], one["across"]
     if conflicts["groups"]:
-        rows = f"{many(conflicts['groups'], 'group')} of {conflicts['rows']} rows"
-        if summary["task"] == REGRESSION and "wrong" not in conflicts:
-            text = f"The same {what}, other labels: {rows}; they differ by up to {conflicts['largest_difference']:g}."
-            advice = "No rule that goes by it alone can be right on all: look at them in the report."
-        else:
-            text = f"The same {what}, other labels: {rows}."
+        text = f"{what}, other labels: {conflicts['rows']} rows in {many(conflicts['groups'], 'group')}"
+        if "wrong" not in conflicts:
+            text += f", which differ by up to {conflicts['largest_difference']:g}."
+        elif who:
             best = 100 * (1 - conflicts["wrong"] / summary["labelled"])
-            who = "No model" if whole else f"No rule that goes by this {what.partition(',')[0]} alone"
-            if "near" not in key:
-                text += f" {who} can be right on more than {best:.1f} % of the labelled rows."
-            advice = "Look at them in the report, and settle their labels or remove them."
+            text += f". {who} can be right on more than {best:.1f} % of the labelled rows."
+        else:
+            text += "."
+        advice = "Look at them in the report, and settle their labels or remove them."
         yield _finding(WARNING, f"{key}-conflicts", text, advice)
     if across["groups"]:
         sides = ", ".join(f"{count} of {name}" for name, count in sorted(across["rows"].items()))
-        seen = f": rows that stand in train as well: {sides}" if sides else ""
-        text = f"The same {what}, on several sides of the splits: {many(across['groups'], 'group')}{seen}."
+        seen = f"; rows that stand in train as well: {sides}" if sides else ""
+        text = f"{what}, on several sides of the splits: {many(across['groups'], 'group')}{seen}."
         advice = "Figures on such rows are too good. Remove them from train, or from the rows that judge."
         yield _finding(WARNING, f"{key}-across", text, advice)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -227,8 +226,9 @@ def _duplicates(
         else:
             continue
         about |= {"compared": len(near.leader), "checked": near.checked, "complete": near.complete}
-        about["contents"] = sum(count for count in Counter(near.leader.tolist()).values() if count > 1)
         found["near"][part.modality] = noted("near", part.modality, near_of(part.places, items, near, of)) | about
+        held = {items[row] for group in groups["near", part.modality] for row in group}
+        found["near"][part.modality]["contents"] = len(held)
     if len(parts) > 1:
         found["sample"] = noted("sample", "", whole_samples({part.modality: part.items for part in parts}))
     progress("look for duplicates", len(parts), len(parts))
