@@ -127,7 +127,7 @@ def text_twins(texts: Mapping[bytes, str]) -> tuple[Near, dict[bytes, int], int]
 
 def picture_twins(places: Mapping[bytes, Any], rows: Mapping[bytes, int], facts: Any) -> tuple[Near, dict[bytes, int]]:
     """Near pictures, and by item key the number of each among those compared; pictures of one colour are not."""
-    compared = [item for item in places if item in rows and not facts["blank"][rows[item]]]
+    compared = [item for item in places if item in rows and not facts["one_colour"][rows[item]]]
     chosen = [rows[item] for item in compared]
     near = near_pictures(facts["hash"][chosen], facts["small"][chosen])
     return near, {item: number for number, item in enumerate(compared)}

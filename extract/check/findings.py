@@ -190,8 +190,9 @@ def _duplicates(summary: Mapping[str, Any]) -> Iterator[Finding]:
             yield from _trouble(f"{name}-equal", f"The same {name}", one, summary, who)
     for name, one in found["near"].items():
         if one["groups"]:
-            form = "" if not one.get("same_but_form") else f", {one['same_but_form']} of them but for case, links or signs"
-            text = _counted(f"Rows of nearly equal {name}", one, f" ({one['contents']} different contents{form})")
+            formed = one.get("same_but_form", 0)
+            form = f", {formed} of which differ from another in case, links or signs alone" if formed else ""
+            text = _counted(f"Rows of nearly equal {name}", one, f"; {one['contents']} different contents{form}")
             yield _finding(NOTE if by_splits else WARNING, f"{name}-near", text, kept if by_splits else parted)
             yield from _trouble(f"{name}-near", f"Nearly the same {name}", one, summary, "")
         if not one["complete"]:

@@ -28,7 +28,7 @@ PICTURE = np.dtype(
         ("mode", "U8"),
         ("rotated", "?"),
         ("animated", "?"),
-        ("blank", "?"),
+        ("one_colour", "?"),
         ("hash", "u1", (16,)),
         ("small", "u1", (256,)),
     ]

@@ -58,7 +58,7 @@ def _pictures(facts: np.ndarray) -> dict[str, Any]:
         "modes": dict(Counter(facts["mode"].tolist()).most_common()),
         "rotated": int(facts["rotated"].sum()),
         "animated": int(facts["animated"].sum()),
-        "one_colour": int(facts["blank"].sum()),
+        "one_colour": int(facts["one_colour"].sum()),
         "tiny": int((short < TINY).sum()),
         "long": int((long >= LONG * short).sum()),
     }
