@@ -53,7 +53,7 @@ def kept_together(groups: Sequence[str], alike: Iterable[Sequence[Sequence[bytes
 
 
 def _alike(blocks: Sequence[Block]) -> list[list[list[bytes]]]:
-    """The columns of each encoder; rows of a table with the same numbers and categories are not the same thing twice."""
+    """The columns of each encoder; rows of a table with the same numbers are not the same thing twice."""
     by_encoder: dict[str, list[list[bytes]]] = {}
     for block in blocks:
         if kind_of(block.modality, block.spec.get("model", "")) != TABULAR:

@@ -66,8 +66,8 @@ def describe_sets(found: Sequence[Sequence[int]], rows: Rows) -> dict[str, Any]:
     )
     conflicts: dict[str, Any] = {"groups": len(several), "rows": sum(map(len, several))}
     if rows.task == REGRESSION:
-        apart = [max(known) - min(known) for known in (list(map(float, _labels(one, rows))) for one in several)]
-        conflicts["largest_difference"] = round(max(apart), 4) if apart else 0.0
+        known = [[float(str(label)) for label in _labels(one, rows)] for one in several]
+        conflicts["largest_difference"] = round(max((max(one) - min(one) for one in known), default=0.0), 4)
     else:
         conflicts["wrong"] = sum(_wrong(one, rows) for one in several)
     first, second = set(map(id, several)), set(map(id, parted))
@@ -100,7 +100,9 @@ def _example(one: Sequence[int], rows: Rows) -> dict[str, Any]:
     return {"size": len(one), "labels": len(_labels(one, rows)), "rows": shown}
 
 
-def near_of(places: Mapping[bytes, Any], items: Sequence[bytes], near: Near, of: Mapping[bytes, int]) -> list[int | None]:
+def near_of(
+    places: Mapping[bytes, Any], items: Sequence[bytes], near: Near, of: Mapping[bytes, int]
+) -> list[int | None]:
     """The group that each row is in, None where its content is near to no other.
 
     Args:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from cache import REGRESSION, listing
+from cache import listing
 from extract.check.labels import FOLDS
 from extract.check.modalities import LONG, TINY
 
@@ -58,10 +58,14 @@ def _labels(summary: Mapping[str, Any]) -> Iterator[Finding]:
         return
     if labelled < summary["rows"]:
         lacking = many(summary["rows"] - labelled, "row")
-        yield _finding(NOTE, "labels-missing", f"{lacking} without a label.", "fuse leaves them out, predict labels them.")
+        yield _finding(
+            NOTE, "labels-missing", f"{lacking} without a label.", "fuse leaves them out, predict labels them."
+        )
     if labels["spoilt"] or labels["words"]:
         shown = listing([repr(one) for one in labels["words"]], 5)
-        text = f"{many(labels['number_rows'], 'label')} are numbers, {labelled - labels['number_rows']} are not: {shown}."
+        text = (
+            f"{many(labels['number_rows'], 'label')} are numbers, {labelled - labels['number_rows']} are not: {shown}."
+        )
         level = ERROR if labels["spoilt"] else WARNING
         advice = "Correct what is a slip; as long as they are mixed, numbers are names of classes."
         yield _finding(level, "labels-mixed", text, "Regression is refused. " * labels["spoilt"] + advice)
@@ -117,7 +121,9 @@ def _contents(summary: Mapping[str, Any]) -> Iterator[Finding]:
     rows = summary["rows"]
     for name, one in summary["modalities"].items():
         if not one["present"]:
-            text = f"Of {rows} rows none has a {name} that can be read ({one['missing']} missing, {one['failed']} broken)."
+            text = (
+                f"Of {rows} rows none has a {name} that can be read ({one['missing']} missing, {one['failed']} broken)."
+            )
             advice = "extract would encode nothing: see --columns, and where the files lie."
             yield _finding(ERROR, f"{name}-none", text, advice)
             continue
@@ -132,20 +138,24 @@ def _contents(summary: Mapping[str, Any]) -> Iterator[Finding]:
             yield _finding(WARNING, f"{name}-broken", text, advice)
         if one["missing"]:
             text = f"{many(one['missing'], 'row')} without {name}, {100 * one['missing'] / rows:.1f} % of all."
-            yield _finding(NOTE, f"{name}-missing", text, "They stay; each head treats a missing modality in its own way.")
+            yield _finding(
+                NOTE, f"{name}-missing", text, "They stay; each head treats a missing modality in its own way."
+            )
         yield from {"text": _texts, "image": _pictures}.get(one["kind"], _others)(name, one)
     if summary["empty_rows"]:
         text = f"{many(summary['empty_rows'], 'row')} of which nothing at all can be read."
         yield _finding(WARNING, "rows-empty", text, "Heads can only guess them: remove them, or find their files.")
-    if summary["text_model"] and not any("tokens" in one for one in summary["modalities"].values()):
-        if any(one["kind"] == "text" and one["present"] for one in summary["modalities"].values()):
-            yield _finding(NOTE, "tokens-uncounted", "Tokens were not counted.", f"{summary['text_model']}.")
+    texts = [one for one in summary["modalities"].values() if one["kind"] == "text" and one["present"]]
+    if texts and "tokens" not in texts[0]:
+        yield _finding(NOTE, "tokens-uncounted", "Tokens were not counted.", f"{summary['text_model']}.")
 
 
 def _texts(name: str, one: Mapping[str, Any]) -> Iterator[Finding]:
     if one.get("truncated"):
         share = one["truncated"] / one["present"]
-        text = f"{many(one['truncated'], 'row')} ({100 * share:.1f} %) whose {name} has more than {one['longest']} tokens."
+        text = (
+            f"{many(one['truncated'], 'row')} ({100 * share:.1f} %) whose {name} has more than {one['longest']} tokens."
+        )
         advice = "The model reads their start alone; another --text-model may take more."
         yield _finding(WARNING if share >= MUCH else NOTE, f"{name}-cut", text, advice)
 
@@ -153,7 +163,11 @@ def _texts(name: str, one: Mapping[str, Any]) -> Iterator[Finding]:
 def _pictures(name: str, one: Mapping[str, Any]) -> Iterator[Finding]:
     odd = [
         ("one_colour", "of one colour", "They say nothing; often they stand for a picture that was lost."),
-        ("tiny", f"less than {TINY} pixels wide or high", "They are enlarged, which adds nothing; icons are often among them."),
+        (
+            "tiny",
+            f"less than {TINY} pixels wide or high",
+            "They are enlarged, which adds nothing; icons are often among them.",
+        ),
         ("long", f"at least {LONG:g} times as long as wide", "Encoders see the square in the middle."),
         ("rotated", "turned by its EXIF data", "They are encoded upright."),
         ("animated", "animated", "The first frame is encoded."),
@@ -178,7 +192,9 @@ def _duplicates(summary: Mapping[str, Any]) -> Iterator[Finding]:
         if by_splits
         else "Where it makes folds, fuse keeps equal contents in one of them by itself."
     )
-    parted = "Folds may part them: give them one value in a group column (rows.csv has it), and fuse keeps them together."
+    parted = (
+        "Folds may part them: give them one value in a group column (rows.csv has it), and fuse keeps them together."
+    )
     if found["sample"] and found["sample"]["groups"]:
         text = _counted("Rows that are equal in every modality", found["sample"])
         yield _finding(NOTE, "sample-equal", text, kept)
@@ -232,7 +248,9 @@ def _leaks(leaks: Mapping[str, Any]) -> Iterator[Finding]:
             continue
         sure = one["level"] == "warning"
         told = "gives the label away" if sure else "says something of the label"
-        text = f"{one['name']!r} alone {told}: {one['score']:.2f} on held-out rows, where a guess is 0 and always right 1."
+        text = (
+            f"{one['name']!r} alone {told}: {one['score']:.2f} on held-out rows, where a guess is 0 and always right 1."
+        )
         if one["is_group"]:
             advice = "fuse keeps groups in one fold by itself; splits of the data should do so too."
         elif one["is_input"]:
@@ -244,7 +262,9 @@ def _leaks(leaks: Mapping[str, Any]) -> Iterator[Finding]:
         text = f"Columns that hold lists or objects were not looked at: {listing(leaks['not_looked_at'], 10)}."
         yield _finding(NOTE, "leaks-partly", text, "Whether they give labels away is not known.")
     if leaks["why"] and leaks["of"]:
-        yield _finding(NOTE, "leaks-none", f"Leaks were not looked for: {leaks['why']}.", "Nothing can be learnt of so few.")
+        yield _finding(
+            NOTE, "leaks-none", f"Leaks were not looked for: {leaks['why']}.", "Nothing can be learnt of so few."
+        )
 
 
 def worst(findings: Sequence[Finding]) -> dict[str, int]:

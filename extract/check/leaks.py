@@ -66,7 +66,8 @@ def candidates(
     if why:
         return {"rows": 0, "columns": [], "why": why, "rule": RULE}
     kept = np.flatnonzero(~np.isnan(y)) if task == REGRESSION else np.flatnonzero(y >= 0)
-    y, scores = y[kept], []
+    y = y[kept]
+    scores: list[dict[str, Any]] = []
     sides = {False: _Sides(y, together[kept], task)}
     if any(column.is_group for column in columns):
         sides[True] = _Sides(y, equal[kept], task)
@@ -77,7 +78,7 @@ def candidates(
             level = "none" if score < max(NOTE, floor) else "warning" if score >= WARNING else "note"
             about = {"name": column.name, "is_input": column.is_input, "is_group": column.is_group}
             scores.append({**about, "score": round(score, 3), "level": level})
-    scores.sort(key=lambda one: -one["score"])
+    scores.sort(key=lambda one: one["score"], reverse=True)
     return {"rows": len(kept), "columns": scores, "why": "", "rule": RULE}
 
 
@@ -120,12 +121,14 @@ def _score(
 ) -> float | None:
     """How well the column gives the label; None for one of which nothing can be learnt."""
     numbers = label_numbers(values) if values.dtype == object else values
-    numbers = np.where(np.isfinite(numbers), np.clip(numbers, -3e38, 3e38), np.nan)
+    there = np.isfinite(numbers)
+    ranks = np.full(len(values), np.nan)  # float32, which trees go by, has no room for long numbers such as ids
+    ranks[there] = np.unique(numbers[there], return_inverse=True)[1]
     known: dict[Any, int] = {}  # numpy would give every text the room of the longest
     codes = np.array([known.setdefault(value, len(known)) for value in values.tolist()], dtype=np.int64)
     ways: list[Callable[[np.ndarray, np.ndarray], np.ndarray]] = []
-    if np.isfinite(numbers).any():
-        ways.append(lambda train, test: _by_tree(numbers, y, train, test, task))
+    if there.any():
+        ways.append(lambda train, test: _by_tree(ranks, y, train, test, task))
     if len(known) < len(values):  # where no value comes twice nothing can be learnt of it
         ways.append(lambda train, test: _by_category(codes, y, train, test, task))
     if len(known) < 2 or not ways or not folds:
@@ -141,8 +144,9 @@ def _score(
 
 def _by_tree(numbers: np.ndarray, y: np.ndarray, train: np.ndarray, test: np.ndarray, task: str) -> np.ndarray:
     size = {"max_leaf_nodes": LEAVES, "min_samples_leaf": LEAST, "random_state": 0}
-    tree = DecisionTreeRegressor(**size) if task == REGRESSION else DecisionTreeClassifier(class_weight="balanced", **size)
-    found: np.ndarray = tree.fit(numbers[train, None].astype(np.float32), y[train]).predict(numbers[test, None])
+    weighed = DecisionTreeClassifier(class_weight="balanced", **size)
+    tree = DecisionTreeRegressor(**size) if task == REGRESSION else weighed
+    found: np.ndarray = tree.fit(numbers[train, None], y[train]).predict(numbers[test, None])
     return found
 
 

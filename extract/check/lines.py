@@ -36,7 +36,8 @@ def labels_text(summary: Mapping[str, Any]) -> str:
     without = summary["rows"] - summary["labelled"]
     rest = f"; {many(without, 'row')} without" if without else ""
     if labels["numbers"] is not None:
-        return f"numbers from {labels['numbers']['min']:g} to {labels['numbers']['max']:g}, mean {labels['numbers']['mean']:g}{rest}"
+        least, most, mean = (labels["numbers"][part] for part in ("min", "max", "mean"))
+        return f"numbers from {least:g} to {most:g}, mean {mean:g}{rest}"
     shown = [f"{label} {count}" for label, count in sorted(labels["classes"].items(), key=lambda one: -one[1])]
     more = labels["distinct"] - min(len(shown), CLASSES_SHOWN)
     return ", ".join(shown[:CLASSES_SHOWN]) + (f" and {many(more, 'more class')}" if more else "") + rest

@@ -46,7 +46,7 @@ _ORIENTATION = 0x0112
 
 def measure_all(
     places: Mapping[bytes, Content],
-    measure: Callable[[Content, Any], tuple[Any, ...]],
+    measure: Callable[[Any], tuple[Any, ...]],
     dtype: np.dtype,
     progress: Progress,
     what: str,
@@ -55,7 +55,7 @@ def measure_all(
 
     Args:
         places: by item key, the content or where it lies.
-        measure: takes a content and what was read of it; raises DecodeError for one that is broken.
+        measure: takes what was read of a content; raises DecodeError for one that is broken.
         dtype: of what it gives.
         progress: told of each few hundred.
         what: that is being done, for the progress.
@@ -69,7 +69,7 @@ def measure_all(
 
     def one(place: Content) -> tuple[Any, ...] | str:
         try:
-            return measure(place, read_content(place))
+            return measure(read_content(place))
         except DecodeError as error:
             return str(error)
         except OSError as error:
@@ -93,7 +93,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def picture_facts(place: Content, raw: Any) -> tuple[Any, ...]:
+def picture_facts(raw: Any) -> tuple[Any, ...]:
     """A row of `PICTURE`. Raises DecodeError."""
     upright = decode_image(raw)  # first, for what is wrong it says better than the header alone
     with Image.open(io.BytesIO(raw)) as image:
@@ -110,22 +110,22 @@ def _extremes(picture: Image.Image) -> Iterator[tuple[int, int]]:
         yield int(low), int(high)
 
 
-def array_facts(place: Content, raw: Any) -> tuple[Any, ...]:
+def array_facts(raw: Any) -> tuple[Any, ...]:
     """A row of `OTHER` for an array. Raises DecodeError."""
-    content = raw.array if isinstance(raw, Aligned) else raw
+    content: Any = raw.array if isinstance(raw, Aligned) else raw
     array = np.atleast_2d(read_array(content))
     if isinstance(raw, Aligned) and len(array) != len(raw.words):
         raise DecodeError(f"it has {len(array)} rows for {len(raw.words)} words; each word needs one")
     return (*array.shape, 0.0, len(content))
 
 
-def clip_facts(place: Content, raw: Any) -> tuple[Any, ...]:
+def clip_facts(raw: Any) -> tuple[Any, ...]:
     """A row of `OTHER` for an audio file. Raises DecodeError."""
     read_clip(raw, RATE, MOST_SECONDS)
     return 0, 0, seconds_of(raw), len(raw)
 
 
-def facts_of(place: Content) -> Callable[[Content, Any], tuple[Any, ...]]:
+def facts_of(place: Content) -> Callable[[Any], tuple[Any, ...]]:
     """How a content that is no text and no picture is measured."""
     return clip_facts if is_clip(place) else array_facts
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cache import FAILED, MISSING, NO_ITEM, PRESENT
-from extract.check.columns import column_facts
 from extract.check.measure import spread
 from extract.check.texts import lengths
 from extract.encoders.spec import TABULAR
@@ -44,7 +43,10 @@ def describe_modality(part: Part, counts: Any) -> dict[str, Any]:
         return found | {"columns": part.columns}
     widths = Counter(facts["width"].tolist())
     if not facts["seconds"].any():
-        return found | {"lengths": spread(facts["rows"]), "widths": {str(width): n for width, n in widths.most_common(20)}}
+        return found | {
+            "lengths": spread(facts["rows"]),
+            "widths": {str(width): n for width, n in widths.most_common(20)},
+        }
     return found | {"seconds": spread(facts["seconds"]), "bytes": spread(facts["bytes"])}
 
 

@@ -87,14 +87,18 @@ def check_page(summary: Mapping[str, Any], shown: Mapping[str, Original]) -> str
         shown: texts and pictures by id, of the rows that the summary names.
     """
     style = _markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
-    html = _environment().get_template("check.html").render(
-        summary=summary,
-        shown=shown,
-        style=style,
-        counts=worst(summary["findings"]),
-        classes=_bars(_classes(summary)),
-        sections=list(_sections(summary)),
-        modalities={name: modality_texts(one) for name, one in summary["modalities"].items()},
+    html = (
+        _environment()
+        .get_template("check.html")
+        .render(
+            summary=summary,
+            shown=shown,
+            style=style,
+            counts=worst(summary["findings"]),
+            classes=_bars(_classes(summary)),
+            sections=list(_sections(summary)),
+            modalities={name: modality_texts(one) for name, one in summary["modalities"].items()},
+        )
     )
     return NOT_IN_HTML.sub("\N{REPLACEMENT CHARACTER}", html)
 

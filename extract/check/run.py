@@ -216,7 +216,9 @@ def _duplicates(
         if part.kind == TABULAR:
             continue
         items = part.items
-        found["equal"][part.modality] = noted("equal", part.modality, [one if one != NO_ITEM else None for one in items])
+        found["equal"][part.modality] = noted(
+            "equal", part.modality, [one if one != NO_ITEM else None for one in items]
+        )
         if part.kind == "text":
             near, of, formed = text_twins({item: str(place) for item, place in part.places.items()})
             about: dict[str, Any] = {"threshold": SHARED, "same_but_form": formed}

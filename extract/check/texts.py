@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cache import ModelError
 from extract.check.measure import spread
 from extract.encoders.spec import DEFAULT_MODELS
 
@@ -21,20 +21,23 @@ def counter_for(model: str | None, max_length: int | None) -> tuple[Any, str]:
     Where no model is named it is the default one, if it lies here: a report on data downloads nothing by itself.
 
     Raises:
-        ModelError: the model that was named cannot be found.
+        ModelError: the model that was named cannot be found, or what lies here of the default one is not whole.
     """
-    from extract.encoders.text import TokenCounter  # torch
-
-    if model is not None:
-        return TokenCounter(model, max_length), model
-    default = DEFAULT_MODELS["text"]
-    try:
-        return TokenCounter(default, max_length, local=True), default
-    except ModelError:
+    if model is None and not _lies_here(DEFAULT_MODELS["text"]):
         return None, (
-            f"{default} is not in the local hub cache, so texts are counted in words; "
+            f"{DEFAULT_MODELS['text']} is not in the local hub cache, so texts are counted in words; "
             "--text-model FOLDER or NAME counts its tokens"
         )
+    from extract.encoders.text import TokenCounter  # torch
+
+    chosen = model or DEFAULT_MODELS["text"]
+    return TokenCounter(chosen, max_length, local=model is None), chosen
+
+
+def _lies_here(model: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return Path(model).is_dir() or isinstance(try_to_load_from_cache(model, "config.json"), str)
 
 
 def text_facts(texts: Mapping[bytes, str], counts: Any) -> tuple[dict[bytes, int], np.ndarray]:

@@ -36,7 +36,9 @@ def test_what_was_planted_is_found(labels):
         ],
         labels,
     )
-    assert levels(found)["copy"] == levels(found)["code"] == levels(found)["rare"] == levels(found)["spoilt"] == "warning"
+    assert (
+        levels(found)["copy"] == levels(found)["code"] == levels(found)["rare"] == levels(found)["spoilt"] == "warning"
+    )
     assert levels(found)["size"] in ("note", "warning")
     assert levels(found)["empty for a"] in ("note", "warning")
     assert found["columns"][0]["score"] == 1.0
@@ -61,7 +63,9 @@ def test_chance_is_hardly_ever_taken_for_a_leak(task):
         draw = np.random.default_rng(seed)
         n, classes = (60, 200)[seed % 2], (2, 3)[seed % 3 > 0]
         shares = [0.7, *[0.3 / (classes - 1)] * (classes - 1)]
-        labels = [str(one) for one in (draw.choice(classes, n, p=shares) if task != "regression" else draw.normal(size=n))]
+        labels = [
+            str(one) for one in (draw.choice(classes, n, p=shares) if task != "regression" else draw.normal(size=n))
+        ]
         columns = [
             Column("number", draw.normal(size=n)),
             Column("users", [f"u{one}" for one in draw.integers(0, n // 3, n)]),
