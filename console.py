@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from extract import EncoderSpec, Manifest
+    from extract import Downloads, EncoderSpec, Manifest
     from fuse import Settings
     from tuning import Wanted
 
+DOWNLOADS = "encode-once.downloads"  # in click's context, where `read_data` leaves them for `finish`
 GRID_HELP = "Settings searched within each training part, never on the rows that judge."
 COLUMNS_HELP = (
     "Of a table: id, text, image, label, split, group, words. Further modalities: image_2=..., text_2=...; "
@@ -98,6 +99,9 @@ modalities_option = click.option("--modalities", help="Such as text,image; all t
 data_options = _options(
     click.option("--layout", help="How DATA is laid out (mvsa, mosi, fakeddit, table); recognised by default."),
     click.option("--columns", metavar="ROLE=COLUMN,...", help=COLUMNS_HELP),
+    click.option("--download", is_flag=True, help="Fetch pictures and sounds that the data names by http address."),
+    click.option("--allow-private", is_flag=True, help="Let --download ask this machine and private networks, too."),
+    click.option("--retry-failed", is_flag=True, help="Try again what failed before, samples and downloads."),
 )
 device_options = _options(
     click.option("--gpu", is_flag=True, help="Run on the GPU; an error where there is none. Same as --device cuda."),
@@ -205,10 +209,15 @@ def parse_seeds(value: str | None) -> dict[str, int]:
 
 
 def read_data(data: str, options: Mapping[str, Any]) -> Manifest:
-    """The data set that a command is given."""
-    from extract import read_manifest
+    """The data set that a command is given; with --download, what it names by address is fetched."""
+    from extract import Manners, download, read_manifest
 
-    return read_manifest(data, options["layout"], parse_columns(options["columns"]))
+    manifest = read_manifest(data, options["layout"], parse_columns(options["columns"]))
+    chosen = parse_modalities(options.get("modalities"))
+    manners = Manners(allow_private=options["allow_private"]) if options["download"] else None
+    done = with_bars(lambda bars: download(manifest, chosen, manners, options["retry_failed"], bars))
+    click.get_current_context().meta[DOWNLOADS] = done
+    return manifest
 
 
 def chosen_specs(
@@ -284,18 +293,6 @@ def parse_numbers(option: str, value: str | None, kind: type) -> dict[str, Any]:
         if part and not sign:
             raise click.UsageError(f"{option} takes NAME=NUMBER,..., got {value!r}")
     return found
-
-
-def bench_specs(
-    manifest: Manifest, model: Path | None, modalities: Iterable[str] | None, options: Mapping[str, Any]
-) -> tuple[EncoderSpec, ...]:
-    """The encoders that are named; on generated posts untrained ones where none is: they are as quick."""
-    if model is not None:
-        seeds = {"text": options["text_model"], "image": options["image_weights"]}
-        untrained = ",".join(f"{name}=0" for name, named in seeds.items() if named is None)
-        options = {**options, "text_model": options["text_model"] or str(model)}
-        options["random_init"] = options["random_init"] or untrained
-    return chosen_specs(options, modalities or manifest.modalities, {}, manifest)
 
 
 def parse_names(value: str | None) -> tuple[str, ...] | None:
@@ -385,8 +382,15 @@ def parse_age(value: str) -> float:
 
 
 def finish(as_json: bool, result: Mapping[str, Any], lines: Iterable[str]) -> None:
-    """Prints for people on stdout, or with --json for people on stderr and one object on stdout."""
-    for line in lines:
+    """Prints for people on stdout, or with --json for people on stderr and one object on stdout.
+
+    Downloads stand first; where some failed, the exit code is 3.
+    """
+    downloads: Downloads | None = click.get_current_context().meta.get(DOWNLOADS)
+    for line in (*(downloads.lines() if downloads else ()), *lines):
         click.echo(line, err=as_json)
     if as_json:
-        click.echo(json.dumps(result, ensure_ascii=False))
+        asked = {"downloads": downloads.as_json()} if downloads and downloads.asked else {}
+        click.echo(json.dumps({**result, **asked}, ensure_ascii=False))
+    if downloads and downloads.failed:
+        click.get_current_context().exit(3)

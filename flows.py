@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from console import chosen_specs, finish, how_to_run, typed_command, with_bars
 
 if TYPE_CHECKING:
     from cache import View
-    from extract import Extraction, Manifest
+    from extract import EncoderSpec, Extraction, Manifest
     from fuse import Ablated, Judged, Settings, Shown
 
 DEMO_HEADS = ("logreg", "vote", "vote-prior", "stacking", "mlp")
@@ -106,6 +106,18 @@ def view_of_run(folder: Path) -> View:
     summary = read_summary(folder)
     data = summary["data"]
     return read_view(FeatureStore(summary["provenance"]["store"]), data.get("view", data["name"]))
+
+
+def bench_specs(
+    manifest: Manifest, model: Path | None, modalities: Iterable[str] | None, options: Mapping[str, Any]
+) -> tuple[EncoderSpec, ...]:
+    """The encoders that are named; on generated posts untrained ones where none is: they are as quick."""
+    if model is not None:
+        seeds = {"text": options["text_model"], "image": options["image_weights"]}
+        untrained = ",".join(f"{name}=0" for name, named in seeds.items() if named is None)
+        options = {**options, "text_model": options["text_model"] or str(model)}
+        options["random_init"] = options["random_init"] or untrained
+    return chosen_specs(options, modalities or manifest.modalities, {}, manifest)
 
 
 def demo_extract(data: Path, text_model: Path, store: Path, seed: int) -> list[str]:

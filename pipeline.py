@@ -17,7 +17,6 @@ from console import (
     GRID_HELP,
     Pipeline,
     ablation_settings,
-    bench_specs,
     chosen_specs,
     data_options,
     device_options,
@@ -39,6 +38,7 @@ from console import (
 )
 from flows import (
     ablate_table,
+    bench_specs,
     demo_ablate,
     demo_extract,
     demo_predict,
@@ -86,7 +86,6 @@ def main() -> None:
 @click.option("--finetune", is_flag=True, help="Tune the encoders first, as finetune does by default.")
 @click.option("--on-error", type=click.Choice(["record", "fail"]), default="record", help="When a sample fails.")
 @click.option("--max-failures", type=int, help="Stop when more samples of a modality than this fail.")
-@click.option("--retry-failed", is_flag=True, help="Try samples again that failed before.")
 @json_option
 def extract(data: str, store: Path, name: str | None, as_json: bool, **options: Any) -> None:
     """Encode DATA (a folder or table; data/ by default) into the feature store.

@@ -14,7 +14,7 @@ from cache.errors import (
     listing,
 )
 from cache.export import export_table
-from cache.files import new_folder, remove, replacing, write_json
+from cache.files import TEMPORARY_PREFIX, new_folder, remove, replacing, write_json
 from cache.folds import CrossFitted, DataSet, load_data_set, load_folds, tables_of
 from cache.groups import joined_groups
 from cache.key import NO_ITEM, EncoderKey, canonical_json, digest, item_key, pack_items, unpack_items
@@ -42,6 +42,7 @@ __all__ = [
     "REGRESSION",
     "SPLITS",
     "TASKS",
+    "TEMPORARY_PREFIX",
     "TOKENS",
     "Batch",
     "Block",

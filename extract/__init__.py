@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from extract.check.lines import check_lines
     from extract.check.page import write_check
     from extract.check.run import Checked, CheckSettings, check_data
+    from extract.downloads.manners import Manners
+    from extract.downloads.result import Downloads
+    from extract.downloads.run import download
     from extract.extractor import FeatureExtractor
     from extract.finetune.processes import Processes
     from extract.finetune.settings import Tuning
@@ -27,12 +30,15 @@ _LATE = {
     "CheckSettings": "extract.check.run",
     "Checked": "extract.check.run",
     "FeatureExtractor": "extract.extractor",
+    "Downloads": "extract.downloads.result",
     "Lesson": "extract.finetune.tune",
+    "Manners": "extract.downloads.manners",
     "Tuned": "extract.finetune.tune",
     "Tuning": "extract.finetune.settings",
     "Processes": "extract.finetune.processes",
     "check_data": "extract.check.run",
     "check_lines": "extract.check.lines",
+    "download": "extract.downloads.run",
     "tune": "extract.finetune.tune",
     "write_check": "extract.check.page",
 }
@@ -42,11 +48,13 @@ __all__ = [
     "LAYOUTS",
     "CheckSettings",
     "Checked",
+    "Downloads",
     "EncoderSpec",
     "Extraction",
     "FeatureExtractor",
     "Lesson",
     "Manifest",
+    "Manners",
     "Original",
     "Originals",
     "Processes",
@@ -60,6 +68,7 @@ __all__ = [
     "check_lines",
     "choose_specs",
     "default_name",
+    "download",
     "extract",
     "extraction_lines",
     "extraction_result",

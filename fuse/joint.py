@@ -44,7 +44,7 @@ class Joint(nn.Module):
     Attributes:
         by_token: modalities that the head reads token by token.
         seed: of the order in which `head.fit` would take the rows.
-        learning_rate, weight_decay: the head's own.
+        groups: the parameters with the head's learning rates and decay, as optimisers take them.
 
     Raises:
         UsageError: the head cannot be trained with encoders, or its parameters are wrong.
@@ -66,10 +66,10 @@ class Joint(nn.Module):
         self.seed = self._head._drawn_seed()
         self._head._begin(inputs, weight)
         self._spare_dead_columns([name for name in table.modalities if name in tuned], inputs.columns())
-        self.learning_rate, self.weight_decay = float(self._head.learning_rate), float(self._head.weight_decay)
         self.by_token = tuple(getattr(head, "read_by_token_", ()))
         self.model = built(self._head._model, self.seed)
         self.model.dropped = self._head.modality_dropout
+        self.groups = self.model.groups(float(self._head.learning_rate), float(self._head.weight_decay))
         self._loss: Loss = self._head._loss()
         self._tuned = [name for name in table.modalities if name in tuned]
         everything = self._head._read_again(table).without(self._head.unseen_)

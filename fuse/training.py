@@ -192,9 +192,7 @@ class _Learner:
 
     def __init__(self, model: Model, loss: Loss, schedule: Schedule, steps: int) -> None:
         self._model, self._loss, self._schedule = model, loss, schedule
-        self._optimizer = torch.optim.AdamW(
-            model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True
-        )
+        self._optimizer = torch.optim.AdamW(model.groups(schedule.learning_rate, schedule.weight_decay), fused=True)
         self._cosine = self._plateau = None
         if schedule.schedule == "cosine":
             self._cosine = torch.optim.lr_scheduler.CosineAnnealingLR(self._optimizer, steps)

@@ -16,6 +16,8 @@ from extract.manifest import Manifest, Sample
 
 OF_TABLES = {"table": "tables", "fakeddit": "lists", "mosi": "lists"}
 """Layouts whose rows have further columns, and the note that names their files."""
+WITHOUT = ("mvsa", "memory")
+"""Layouts whose rows have none."""
 OF_MOSI = ("id", "words", "text", "label", "video", "audio", "vision")
 
 
@@ -29,10 +31,12 @@ def further_columns(manifest: Manifest, chosen: Sequence[int]) -> tuple[dict[str
         chosen: numbers of the rows.
 
     Returns:
-        By column, the cell of each chosen row, empty where it has none; and the names of columns that cannot be
-        looked at, for they hold lists or objects.
+        By column, the cell of each chosen row, empty where it has none; and what cannot be looked at, such as
+        columns that hold lists or objects.
     """
-    listed = manifest.notes.get(OF_TABLES.get(manifest.layout, ""), ())
+    if manifest.layout not in (*OF_TABLES, *WITHOUT):
+        return {}, [f"all that the layout {manifest.layout} may have beside its inputs"]
+    listed = manifest.notes.get(OF_TABLES.get(manifest.layout, ""), ()) if chosen else ()
     used = {part for column in manifest.notes.get("columns", {}).values() for part in str(column).split("+")}
     used |= set(OF_MOSI) if manifest.layout == "mosi" else set()
     root = manifest.path if manifest.path.is_dir() else manifest.path.parent
@@ -41,18 +45,20 @@ def further_columns(manifest: Manifest, chosen: Sequence[int]) -> tuple[dict[str
         sample = manifest.samples[row]
         by_file.setdefault(sample.file or next(iter(listed), ""), {})[sample.line] = place
     cells: dict[str, list[str]] = {}
-    odd: dict[str, None] = {}
+    seen: dict[str, None] = {}
+    lost: set[str] = set()
     for name in listed:
-        for line, content in read_rows(root / name, []).rows:
-            place = by_file.get(name, {}).get(line, -1)
-            for column in (column for column in content if column not in used and place >= 0):
+        content, own = read_rows(root / name, []), by_file.get(name, {})
+        others = [column for column in content.columns if column not in used]
+        seen |= dict.fromkeys(others)
+        for line, held in content.rows:
+            for column in others if line in own else ():
                 try:
-                    cell = text_of(content, column)
+                    cells.setdefault(column, [""] * len(chosen))[own[line]] = text_of(held, column)
                 except ValueError:
-                    odd[column] = None
-                    continue
-                cells.setdefault(column, [""] * len(chosen))[place] = cell
-    return {name: column for name, column in cells.items() if name not in odd}, list(odd)
+                    lost.add(column)
+    looked_at = {column: cells[column] for column in seen if column in cells and column not in lost}
+    return looked_at, [column for column in seen if column not in looked_at]
 
 
 def tabular_columns(samples: Sequence[Sample], modality: str) -> dict[str, list[str]]:

@@ -259,7 +259,7 @@ def _leaks(leaks: Mapping[str, Any]) -> Iterator[Finding]:
             advice = "Encoders do not see it as it is; never make it an input, and ask whether contents betray it."
         yield _finding(WARNING if sure else NOTE, "leak", text, advice)
     if leaks["not_looked_at"]:
-        text = f"Columns that hold lists or objects were not looked at: {listing(leaks['not_looked_at'], 10)}."
+        text = f"Not looked at for leaks: {listing(leaks['not_looked_at'], 10)}."
         yield _finding(NOTE, "leaks-partly", text, "Whether they give labels away is not known.")
     if leaks["why"] and leaks["of"]:
         yield _finding(

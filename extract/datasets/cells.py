@@ -11,6 +11,7 @@ import numpy as np
 
 from cache import canonical_json
 from extract.arrays import written_array
+from extract.downloads.address import Download, bare, download_of, is_address
 from extract.encoders.spec import AUDIO, TABULAR, kind_of
 from extract.manifest import Aligned, Content, Sample, inside
 from extract.sound import AUDIO_SUFFIXES, is_clip
@@ -74,10 +75,10 @@ def with_words(found: Mapping[str, Content], words: tuple[str, ...]) -> dict[str
     return inputs
 
 
-def array_of(row: Mapping[str, Any], role: str, column: str, root: Path) -> Path | bytes | None:
+def array_of(row: Mapping[str, Any], role: str, column: str, root: Path) -> Path | Download | bytes | None:
     """The path of a `.npy` file, or the bytes of one with the numbers that the row lists. Raises ValueError.
 
-    Where the role is `audio` or such as `audio_2`, it may be the path of an audio file.
+    Where the role is `audio` or such as `audio_2`, it may be the path or the address of an audio file.
     """
     value = row.get(column)
     if isinstance(value, list):
@@ -87,7 +88,7 @@ def array_of(row: Mapping[str, Any], role: str, column: str, root: Path) -> Path
             raise ValueError(f"{column} must be a list of numbers, or of equally long lists of numbers") from error
     name = text_of(row, column)
     sound = kind_of(role, "") == AUDIO
-    if sound and name.lower().endswith(AUDIO_SUFFIXES):
+    if sound and bare(name).lower().endswith(AUDIO_SUFFIXES):
         return _file(name, root, "audio file")
     if name and not name.lower().endswith(".npy"):
         taken = f".npy files, or of audio files ({', '.join(AUDIO_SUFFIXES)})" if sound else ".npy files"
@@ -120,7 +121,9 @@ def _content(row: Mapping[str, Any], role: str, column: str, root: Path) -> Cont
     return _file(text_of(row, column), root, "image") if kind == "image" else array_of(row, role, column, root)
 
 
-def _file(name: str, root: Path, what: str) -> Path | None:
+def _file(name: str, root: Path, what: str) -> Path | Download | None:
+    if is_address(name) and what != "array":
+        return download_of(name, root, "image" if what == "image" else "audio")
     path = inside(root, name) if name else None
     if name and path is None:
         files = "pictures" if what == "image" else f"{what}s"

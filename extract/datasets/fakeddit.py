@@ -8,7 +8,8 @@
 
 Lists are the tables with the columns `clean_title` and `image_url`; several, with train, validate and test
 in their names, are splits. The label is the finest of the three that there is, or `--columns
-label=2_way_label`. The address of a picture is never followed. DATA is the folder or one of the lists.
+label=2_way_label`. A picture that is not there is what `--download` fetches from its address. DATA is the
+folder or one of the lists.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from cache import DataError, UsageError, listing
 from extract.datasets.cells import text_of
 from extract.datasets.table import Rows, read_rows
+from extract.downloads.address import Download, download_of, is_address
 from extract.manifest import Content, Manifest, Sample, checked_manifest, inside
 
 EXPECTS = "a folder with *.tsv (clean_title, image_url, id, 6_way_label) and images/<id>.jpg"
@@ -121,8 +123,12 @@ def _used(listed: Path, found: Sequence[str], named: Mapping[str, str]) -> dict[
 
 @dataclass(frozen=True)
 class Pictures:
-    """The pictures of a list: where one is expected, and where each lies, by its name without the suffix."""
+    """The pictures of a list: where one is expected, and where each lies, by its name without the suffix.
 
+    What lies in none of the folders may be downloaded, into a folder under `root`.
+    """
+
+    root: Path
     expected: Path
     found: Mapping[str, Path]
 
@@ -134,14 +140,17 @@ class Pictures:
         for one in sorted((one for folder in folders for one in folder.iterdir()), key=lambda one: one.name):
             if one.suffix.lower() in PICTURES:
                 found.setdefault(one.stem, one)
-        return cls(folders[0], found)
+        return cls(listed.parent, folders[0], found)
 
-    def of(self, name: str) -> Path:
-        """Where the picture of this id lies, or was expected. Raises ValueError for an id that is no file's name."""
+    def of(self, name: str, address: str) -> Path | Download:
+        """Where the picture of this id lies, is to be had, or was expected.
+
+        Raises ValueError for an id that is no file's name.
+        """
         path = self.found.get(name, self.expected / f"{name}{PICTURES[0]}")
         if "/" in name or inside(path.parent, path.name) is None:
             raise ValueError(f"the id {name[:80]!r} is not the name of a file in {path.parent}")
-        return path
+        return download_of(address, self.root, "image") if name not in self.found and is_address(address) else path
 
 
 def _samples(
@@ -151,7 +160,7 @@ def _samples(
         cells = {role: text_of(row, column) for role, column in used.items()}
         inputs: dict[str, Content] = {"text": cells["text"]} if cells["text"] else {}
         try:
-            inputs["image"] = pictures.of(cells["id"])
+            inputs["image"] = pictures.of(cells["id"], text_of(row, MARKS[1]))
         except ValueError as error:
             problems.append(f"line {line}: {error}")
             continue

@@ -1,4 +1,4 @@
-"""Tables: CSV, TSV or JSON Lines, one row a sample, pictures by path relative to the table.
+"""Tables: CSV, TSV or JSON Lines, one row a sample, pictures by path relative to the table, or by http address.
 
     posts.csv:   id,text,image,label,split
                  1,what a day,pictures/1.jpg,positive,train

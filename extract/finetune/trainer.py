@@ -33,7 +33,7 @@ class Joined(nn.Module):
         encoders: by modality; several may share one.
         top: called with row numbers `(b,)` and, by modality, what the encoder gave; rows that lack the
             modality hold zeros, and a modality that no row of the batch has is left out. Gives a loss. Its
-            `learning_rate` and `weight_decay` are those of its parameters.
+            `groups` are its parameters as the optimiser takes them, with their rates and decay.
     """
 
     def __init__(self, encoders: Mapping[str, Tunable], top: nn.Module) -> None:
@@ -213,8 +213,7 @@ def _groups(joined: Joined, tuning: Tuning) -> list[dict[str, Any]]:
             if chosen:
                 decay = tuning.weight_decay if decays else 0.0
                 found.append({"params": chosen, "lr": tuning.rate(name, encoder.spec.kind), "weight_decay": decay})
-    head = [part for part in joined.top.parameters() if part.requires_grad]
-    return [*found, {"params": head, "lr": joined.top.learning_rate, "weight_decay": joined.top.weight_decay}]
+    return [*found, *joined.top.groups]  # type: ignore[misc]
 
 
 def _last_whole(folder: Path) -> str | None:

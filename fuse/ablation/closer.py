@@ -98,9 +98,12 @@ def _found(head: FusionHead, X: Any, rows: np.ndarray) -> dict[str, Any]:
 
 
 def _attention(head: TokenHead, X: Any) -> dict[str, Any]:
-    """Of each row the weights of its tokens, where the head's output is a mean of them."""
+    """Of each row the weights of its tokens, where the head's output is a mean of them.
+
+    Tokens of several modalities are shown where they are aligned: as those of the first, the text.
+    """
     model = head._model()
-    if not model.network.attends or len(head.read_by_token_) != 1:
+    if not model.network.attends or not (head.aligned or len(head.read_by_token_) == 1):
         return {}
     weights = head.attention(X)
     return {

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from fuse.estimators import require_choice
+from fuse.estimators import require_choice, require_positive
 from fuse.gradient import GradientClassifier, GradientRegressor
 from fuse.tokens import TokenHead
 
@@ -22,6 +22,7 @@ class MaskedMultimodalAttention(TokenHead):
     Args:
         width: columns to which tokens are mapped before their products.
         scale: `"sample"`, `"batch"` (as the released code does; outputs depend on batch-mates) or `"none"`.
+        fusion_rate: learning rate of the weights of the modalities; None takes `learning_rate`, the paper 0.01.
         Others: as in `TokenHead` and `GradientHead`; the paper drops 0.3.
     """
 
@@ -32,15 +33,18 @@ class MaskedMultimodalAttention(TokenHead):
 
     width: int = 30
     scale: str = "sample"
+    fusion_rate: float | None = None
 
     def _network(self, parts: Sequence[Part]) -> Network:
         from fuse.networks.aligned import MaskedMultimodalAttention as Formula
 
-        return Formula(parts, self.outputs(), self.width, self.scale, self.dropout)
+        return Formula(parts, self.outputs(), self.width, self.scale, self.dropout, self.fusion_rate)
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
         require_choice(self, "scale", ("sample", "batch", "none"))
+        if self.fusion_rate is not None:
+            require_positive(self, "fusion_rate")
 
 
 @dataclass(eq=False, repr=False)

@@ -29,6 +29,7 @@ class MaskedMultimodalAttention(Network):
     tokens of the first modality, the text. `w_m` start at 1, `b` at 0.
 
     Args:
+        rate: learning rate of `w_m` and `b`; None: as of all.
         scale: `"sample"`: the norm is that of a sample's own tokens. `"batch"`: as the released
             code does, of the first modality alone, by the norm of the whole batch, detached; a
             sample's output then depends on its batch. `"none"`: not divided.
@@ -36,8 +37,12 @@ class MaskedMultimodalAttention(Network):
 
     attends = True
 
-    def __init__(self, parts: Sequence[Part], outputs: int, width: int, scale: str, dropout: float) -> None:
+    def __init__(
+        self, parts: Sequence[Part], outputs: int, width: int, scale: str, dropout: float, rate: float | None = None
+    ) -> None:
         super().__init__()
+        if rate is not None:
+            self.rates = {"weight": rate, "bias": rate}
         columns = parts[0].columns
         self.scale = scale
         self.maps = nn.ModuleList(nn.Linear(part.columns, width, bias=False) for part in parts)

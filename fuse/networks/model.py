@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +36,8 @@ class Network(nn.Module, ABC):
     """True where the formula itself leaves out what a row lacks; else a learned vector stands in."""
     attends = False
     """True where the output is a weighted mean of tokens, and `looked_at` gives the weights."""
+    rates: Mapping[str, float] = MappingProxyType({})
+    """Learning rates of parameters, by name, that have one of their own."""
 
     @abstractmethod
     def forward(self, values: Values, present: Present) -> Tensor:
@@ -86,6 +90,15 @@ class Model(nn.Module):
         if self.training and self.dropped:
             present = _hidden(present, self.dropped)
         return self.network.terms(*self._filled(values, present), [has(one) for one in present])
+
+    def groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Parameters that learn, as optimisers take them: all at this rate, but for those that have their own."""
+        rates = {f"network.{name}": rate for name, rate in self.network.rates.items()}
+        by_rate: dict[float, list[nn.Parameter]] = {}
+        for name, part in self.named_parameters():
+            if part.requires_grad:
+                by_rate.setdefault(rates.get(name, learning_rate), []).append(part)
+        return [{"params": parts, "lr": rate, "weight_decay": weight_decay} for rate, parts in by_rate.items()]
 
     def looked_at(self, values: Values, present: Present) -> tuple[Tensor, Tensor]:
         """Weights of tokens, where the network attends."""

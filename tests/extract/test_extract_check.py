@@ -259,6 +259,7 @@ def test_contents_may_be_pieces_and_bytes(tmp_path, monkeypatch):
         "3"
     ] == "cannot be read: Input/output error"
     assert checked.summary["duplicates"]["equal"]["image"]["groups"] == 1
+    assert "all that the layout tar may have beside its inputs" in text_of(checked, "leaks-partly")
 
 
 def test_arrays_columns_and_sound(tmp_path):

@@ -43,11 +43,15 @@ def test_one_list_has_no_split_and_the_label_is_chosen(tmp_path: Path):
     assert [one.label for one in read_manifest(folder, columns={"label": ""}).samples] == [""] * 3
 
 
-def test_pictures_lie_in_the_first_folder_that_has_them_and_missing_ones_are_expected_there(tmp_path: Path):
+def test_pictures_lie_in_the_first_folder_that_has_them_and_missing_ones_at_their_address_or_there(tmp_path: Path):
     folder = write(tmp_path, ids=("a", "b", "c"))
     (folder / "b.png").write_bytes(b"picture")
-    found = [one.inputs["image"].relative_to(folder) for one in read_manifest(folder).samples]
-    assert found == [Path("images/a.jpg"), Path("b.png"), Path("images/c.jpg")]
+    found = [one.inputs["image"] for one in read_manifest(folder).samples]
+    assert found[:2] == [folder / "images/a.jpg", folder / "b.png"]
+    assert (found[2].url, found[2].path.parent) == ("http://x.test/c.jpg", folder / "downloads")
+    listed = folder / "multimodal_train.tsv"
+    listed.write_text(listed.read_text().replace("http://x.test/c.jpg", "nan"))
+    assert read_manifest(folder).samples[2].inputs["image"] == folder / "images/c.jpg"
 
 
 @pytest.mark.parametrize(("id_", "problem"), [("../a", "is not the name of a file"), ("", "the id is empty")])

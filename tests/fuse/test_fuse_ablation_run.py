@@ -449,3 +449,19 @@ def test_summaries_are_not_changed_by_their_report(finished):
     conclusions(summary)
     ablation_text(summary)
     assert summary == before
+
+
+@pytest.mark.slow
+def test_attention_of_aligned_modalities_is_shown_on_the_words(make_table, signal, tmp_path):
+    vectors, labels = signal(2)
+    rng, lengths = np.random.default_rng(0), 2 + np.arange(len(labels)) % 3
+    tokens = {name: [rng.normal(size=(length, 3)) for length in lengths] for name in vectors}
+    given = {"heads": ("cmbert",), "params": {"cmbert": {"epochs": 1}}, "controls": ()}
+    done = run(make_table(vectors, labels, tokens=tokens), tmp_path, **given)
+    shown = done.summary["closer"]["attention"]
+    assert done.summary["closer"]["modalities"] == ["text", "image"]
+    assert shown
+    for one in shown:
+        assert list(one["weights"]) == ["text"]
+        assert len(one["weights"]["text"]) == lengths[int(one["id"].removeprefix("id"))]
+        assert sum(one["weights"]["text"]) == pytest.approx(1)

@@ -57,6 +57,25 @@ def backwards_after_the_first(length):
     return np.r_[0, np.arange(1, length)[::-1]]
 
 
+# Rates
+
+
+def test_the_weights_of_cmberts_modalities_may_have_a_rate_of_their_own(quick):
+    tokens, _, y = ragged()
+    start, still, apart = (
+        quick("cmbert", flat(tokens), y, dropout=0.0, learning_rate=1e-12, **more).weights_
+        for more in ({"epochs": 1}, {"epochs": 3}, {"epochs": 3, "fusion_rate": 0.01})
+    )
+    own = {"network.weight", "network.bias"}
+    for name, weights in apart.items():
+        np.testing.assert_allclose(still[name], start[name], atol=1e-9)
+        if name not in own:
+            np.testing.assert_allclose(weights, start[name], atol=1e-9)
+    assert np.abs(apart["network.weight"] - 1).max() > 1e-3
+    with pytest.raises(UsageError, match="fusion_rate must be a number above 0"):
+        quick("cmbert", flat(tokens), y, fusion_rate=0.0)
+
+
 # Order
 
 
