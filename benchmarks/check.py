@@ -80,7 +80,12 @@ def run_check(data: Path, out: Path, model: Path | None) -> tuple[dict[str, Any]
     command += ["--text-model", str(model)] if model else []
     started = time.perf_counter()
     done = subprocess.run(
-        command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        check=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )
     seconds = time.perf_counter() - started
     content: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -118,13 +123,13 @@ def copies_found(data: Path, work: Path) -> dict[str, dict[str, int]]:
         with (folder / "table.csv").open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(rows)
         run_check(folder / "table.csv", folder / "out", None)
-        groups: dict[str, str] = {}
+        groups: dict[str, set[str]] = defaultdict(set)
         with (folder / "out" / "rows.csv").open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                if row["what"] == "near":
-                    groups[row["id"]] = row["group"]
-        pairs = [(str(number), f"{number}-copy") for number in range(len(paths))]
-        together = sum(a in groups and groups[a] == groups.get(b) for a, b in pairs)
+                if row["what"] in ("equal", "near"):
+                    groups[row["id"]].add(row["group"])
+        pairs = [(f"{number}", f"{number}-copy") for number in range(len(paths))]
+        together = sum(bool(groups[one] & groups[other]) for one, other in pairs)
         result[kind] = {"found": together, "of": len(pairs)}
     return result
 

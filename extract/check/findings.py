@@ -53,13 +53,13 @@ def _finding(level: str, key: str, text: str, advice: str) -> Finding:
 def _labels(summary: Mapping[str, Any]) -> Iterator[Finding]:
     labels, labelled = summary["labels"], summary["labelled"]
     if not labelled:
-        advice = "predict labels them by a saved run; to train, name the column by --columns label=..."
+        advice = "A saved run can label them (predict); to train, name the column by --columns label=..."
         yield _finding(NOTE, "labels-none", "No row has a label.", advice)
         return
     if labelled < summary["rows"]:
         lacking = many(summary["rows"] - labelled, "row")
         yield _finding(
-            NOTE, "labels-missing", f"{lacking} without a label.", "fuse leaves them out, predict labels them."
+            NOTE, "labels-missing", f"{lacking} without a label.", "They are left out by fuse and labelled by predict."
         )
     if labels["spoilt"] or labels["words"]:
         shown = listing([repr(one) for one in labels["words"]], 5)

@@ -27,9 +27,9 @@ _BANDS = 8  # of 16 bits: two hashes that differ in 7 bits at most have one in c
 NEXT = 2000
 """Hashes of a bucket that each is compared with; only thousands of pictures that are nearly all alike have more."""
 MOST_PAIRS = 2_000_000
-MOST_WORK = 2_000_000_000
-"""Pairs of equal pieces that are counted among texts, in all."""
-_AT_ONCE = 20_000_000
+MOST_WORK = 200_000_000
+"""Pairs of equal rare pieces that are counted among texts, in all: about 60 000 posts, and a minute or so."""
+_AT_ONCE = 4_000_000
 _COLUMNS = 2**22
 _NAMES = re.compile(r"https?://\S+|www\.\S+|(?:\brt\s+)?@\w+")
 
