@@ -79,14 +79,8 @@ def run_check(data: Path, out: Path, model: Path | None) -> tuple[dict[str, Any]
     command = [sys.executable, str(PIPELINE), "check", str(data), "--out", str(out), "--json"]
     command += ["--text-model", str(model)] if model else []
     started = time.perf_counter()
-    done = subprocess.run(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        check=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )
+    env = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True, env=env)
     seconds = time.perf_counter() - started
     content: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return content, seconds
