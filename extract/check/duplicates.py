@@ -41,6 +41,12 @@ def sets_of(values: Sequence[Hashable | None]) -> list[list[int]]:
     return [rows for rows in found.values() if len(rows) > 1]
 
 
+def distinct_first(group: Sequence[int], items: Sequence[bytes]) -> list[int]:
+    """The rows of a group, one of each content first, so that examples show what differs."""
+    first = {items[row]: row for row in reversed(group)}
+    return [*sorted(first.values()), *sorted(set(group) - set(first.values()))]
+
+
 def whole_samples(items: Mapping[str, Sequence[bytes]]) -> list[Hashable | None]:
     """Of each row the item keys of all its modalities; None where it has none."""
     return [held if any(item != NO_ITEM for item in held) else None for held in zip(*items.values(), strict=True)]

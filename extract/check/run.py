@@ -25,7 +25,16 @@ from cache import (
     task_of,
 )
 from extract.check.columns import column_facts, further_columns, tabular_columns
-from extract.check.duplicates import Rows, describe_sets, near_of, picture_twins, sets_of, text_twins, whole_samples
+from extract.check.duplicates import (
+    Rows,
+    describe_sets,
+    distinct_first,
+    near_of,
+    picture_twins,
+    sets_of,
+    text_twins,
+    whole_samples,
+)
 from extract.check.findings import findings_of
 from extract.check.labels import label_facts, split_facts
 from extract.check.leaks import Column, candidates, columns_of, sampled
@@ -228,9 +237,10 @@ def _duplicates(
         else:
             continue
         about |= {"compared": len(near.leader), "checked": near.checked, "complete": near.complete}
-        found["near"][part.modality] = noted("near", part.modality, near_of(part.places, items, near, of)) | about
-        held = {items[row] for group in groups["near", part.modality] for row in group}
-        found["near"][part.modality]["contents"] = len(held)
+        alike = sets_of(near_of(part.places, items, near, of))
+        groups["near", part.modality] = alike
+        about["contents"] = len({items[row] for group in alike for row in group})
+        found["near"][part.modality] = describe_sets([distinct_first(one, items) for one in alike], rows) | about
     if len(parts) > 1:
         found["sample"] = noted("sample", "", whole_samples({part.modality: part.items for part in parts}))
     progress("look for duplicates", len(parts), len(parts))
@@ -281,7 +291,7 @@ def _facts(part: Part, manifest: Manifest, chosen: np.ndarray) -> Iterator[Colum
         return
     for name in part.facts.dtype.names or ():
         if part.facts.dtype[name].kind in "ufb" and part.facts.dtype[name].shape == ():
-            yield Column(f"{part.modality}: {name}", of(part.facts[name]))
+            yield Column(f"{part.modality}: {name.replace('_', ' ')}", of(part.facts[name]))
     if part.kind == "image":
         for name in ("format", "mode"):
             yield Column(f"{part.modality}: {name}", [str(part.facts[name][row]) if row >= 0 else "" for row in own])

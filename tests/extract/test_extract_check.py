@@ -112,6 +112,7 @@ def test_equal_contents_are_found_with_their_labels_and_splits(bad):
 def test_nearly_equal_contents_are_found(bad):
     text = bad.summary["duplicates"]["near"]["text"]
     assert (text["groups"], text["rows"], text["contents"], text["same_but_form"]) == (1, 5, 2, 1)
+    assert [row["id"] for row in text["examples"][0]["rows"]] == ["p0", "p1", "p2", "p9"], "p9 is the one that differs"
     image = bad.summary["duplicates"]["near"]["image"]
     assert (image["groups"], image["rows"], image["contents"]) == (1, 3, 2)
     assert [bad.manifest.samples[row].id for row in bad.groups["near", "image"][0]] == ["p4", "p5", "p6"]
