@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all check clean
+.PHONY: demo test test-all check audit clean
 
 demo: $(VENV)/.run-ready
 	$(BIN)/python pipeline.py demo
@@ -18,6 +18,11 @@ check: $(VENV)/.dev-ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive cache extract fuse *.py
+
+# Apart from check, for it asks a service on the network: where that is out of reach it says so, and exits with 75.
+audit: $(VENV)/.dev-ready
+	$(BIN)/python .ci/audit.py
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

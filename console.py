@@ -1,4 +1,4 @@
-"""What every command shares: options, progress bars, how errors and results are printed.
+"""What every command shares: options, progress bars, how errors are printed.
 
 Imports next to nothing, so that `--help` is instant.
 """
@@ -6,7 +6,6 @@ Imports next to nothing, so that `--help` is instant.
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -14,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from endings import DOWNLOADS, visible
+
 if TYPE_CHECKING:
-    from extract import Downloads, EncoderSpec, Manifest
+    from extract import EncoderSpec, Manifest
     from fuse import Settings
     from tuning import Wanted
 
-DOWNLOADS = "encode-once.downloads"  # in click's context, where `read_data` leaves them for `finish`
 GRID_HELP = "Settings searched within each training part, never on the rows that judge."
 COLUMNS_HELP = (
     "Of a table: id, text, image, label, split, group, words. Further modalities: image_2=..., text_2=...; "
@@ -43,7 +43,7 @@ class Pipeline(click.Group):
 
             if not isinstance(error, PipelineError):
                 raise
-            click.echo(f"error: {error}", err=True)
+            click.echo(visible(f"error: {error}"), err=True)
             ctx.exit(1)
 
 
@@ -62,7 +62,7 @@ class Bars:
             self.close()
             # A log file gets a line now and then instead of a moving bar; what is quick needs none.
             interval = 0.1 if sys.stderr.isatty() else 30.0
-            self._bar = tqdm(total=total, desc=what, mininterval=interval, delay=0.5, dynamic_ncols=True)
+            self._bar = tqdm(total=total, desc=visible(what), mininterval=interval, delay=0.5, dynamic_ncols=True)
             self._what = what
         self._bar.update(done - self._bar.n)
         if done >= total:
@@ -102,6 +102,8 @@ data_options = _options(
     click.option("--download", is_flag=True, help="Fetch pictures and sounds that the data names by http address."),
     click.option("--allow-private", is_flag=True, help="Let --download ask this machine and private networks, too."),
     click.option("--retry-failed", is_flag=True, help="Try again what failed before, samples and downloads."),
+    click.option("--encoding", help="Of texts that are not UTF-8, such as cp1252; found out where that is sure."),
+    click.option("--allow-outside", is_flag=True, help="Read files that DATA names outside of its folder, too."),
 )
 device_options = _options(
     click.option("--gpu", is_flag=True, help="Run on the GPU; an error where there is none. Same as --device cuda."),
@@ -212,7 +214,8 @@ def read_data(data: str, options: Mapping[str, Any]) -> Manifest:
     """The data set that a command is given; with --download, what it names by address is fetched."""
     from extract import Manners, download, read_manifest
 
-    manifest = read_manifest(data, options["layout"], parse_columns(options["columns"]))
+    columns = parse_columns(options["columns"])
+    manifest = read_manifest(data, options["layout"], columns, options["allow_outside"], options["encoding"])
     chosen = parse_modalities(options.get("modalities"))
     manners = Manners(allow_private=options["allow_private"]) if options["download"] else None
     done = with_bars(lambda bars: download(manifest, chosen, manners, options["retry_failed"], bars))
@@ -277,6 +280,7 @@ def tuning_wanted(options: Mapping[str, Any], manifest: Manifest, store: Path) -
         folds=options["cross_fit"] or options["folds"],
         cross_fit=options["cross_fit"] is not None,
         device=how_to_run(options)["device"],
+        retry_failed=how_to_run(options)["retry_failed"],
     )
 
 
@@ -340,11 +344,6 @@ def ablation_settings(options: Mapping[str, Any]) -> Settings:
     )
 
 
-def typed_command() -> str:
-    """The command as it was typed, to be copied into a shell."""
-    return shlex.join(["pipeline.py", *sys.argv[1:]])
-
-
 def parse_assignments(values: Iterable[str]) -> dict[str, Any]:
     """`C=0.1` as {"C": 0.1}: JSON where the value is JSON, else text."""
     params: dict[str, Any] = {}
@@ -379,18 +378,3 @@ def parse_age(value: str) -> float:
     if not 0 <= seconds < float("inf"):
         raise click.UsageError(f"--older-than takes a time such as 7d, 12h or 30m, got {value!r}")
     return seconds
-
-
-def finish(as_json: bool, result: Mapping[str, Any], lines: Iterable[str]) -> None:
-    """Prints for people on stdout, or with --json for people on stderr and one object on stdout.
-
-    Downloads stand first; where some failed, the exit code is 3.
-    """
-    downloads: Downloads | None = click.get_current_context().meta.get(DOWNLOADS)
-    for line in (*(downloads.lines() if downloads else ()), *lines):
-        click.echo(line, err=as_json)
-    if as_json:
-        asked = {"downloads": downloads.as_json()} if downloads and downloads.asked else {}
-        click.echo(json.dumps({**result, **asked}, ensure_ascii=False))
-    if downloads and downloads.failed:
-        click.get_current_context().exit(3)

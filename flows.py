@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from console import chosen_specs, finish, how_to_run, typed_command, with_bars
+from console import chosen_specs, how_to_run, with_bars
+from endings import Failures, finish, typed_command
 
 if TYPE_CHECKING:
     from cache import View
     from extract import EncoderSpec, Extraction, Manifest
     from fuse import Ablated, Judged, Settings, Shown
 
+SHOWN_FITS = 20
 DEMO_HEADS = ("logreg", "vote", "vote-prior", "stacking", "mlp")
 
 
@@ -22,6 +25,40 @@ def list_heads(as_json: bool) -> None:
     from fuse import heads_content, heads_lines
 
     finish(as_json, heads_content(), heads_lines())
+
+
+def failed_in(dones: Sequence[Extraction], store: Path, retry: str | None = None) -> Failures | None:
+    """Samples that extractions could not encode; None where there are none.
+
+    Args:
+        dones: of the same samples, by different encoders.
+        store: where they are recorded.
+        retry: the command that tries them again; the one that was typed, with --retry-failed, by default.
+    """
+    from extract import failed_samples
+
+    count = len({id_ for done in dones for id_ in done.failed_ids})
+    if not count:
+        return None
+    told = [failed_samples(done, store) for done in dones]
+    shown = list(dict.fromkeys(line for lines, _ in told for line in lines))
+    lists = list(dict.fromkeys(path for _, paths in told for path in paths))
+    before = "correct them, for equal bytes will fail again"
+    return Failures(count, "samples", shown, lists, retry or typed_command("--retry-failed"), before)
+
+
+def failed_fits(done: Ablated) -> Failures | None:
+    """Fits that an ablation could not make; None where there are none."""
+    if not done.failed:
+        return None
+    retry = typed_command("--out", str(done.folder))
+    return Failures(len(done.failed), "fits", done.failed[:SHOWN_FITS], [done.folder / "failures.jsonl"], retry)
+
+
+def failed_files(paths: Sequence[str], what: str, code: int) -> Failures | None:
+    """Files of a store that were found damaged; None where there are none."""
+    before = "run the extract of each data set that needs them, which encodes their items again"
+    return Failures(len(paths), what, paths, [], typed_command(), before, code) if paths else None
 
 
 def fuse_text(head: str, name: str, judged: Judged) -> str:
@@ -129,7 +166,10 @@ def demo_extract(data: Path, text_model: Path, store: Path, seed: int) -> list[s
     manifest = read_manifest(data)
     started = time.perf_counter()
     done = with_bars(lambda bars: extract(manifest, Settings(store, "posts", (text, image)), bars))
-    return extraction_lines(manifest, done, store, time.perf_counter() - started)[:-1]
+    lines = extraction_lines(manifest, done, store, time.perf_counter() - started)[:-1]
+    options = ["--store", store, "--name", "posts", "--text-model", text_model, "--random-init", seed, "--retry-failed"]
+    failures = failed_in([done], store, shlex.join(["pipeline.py", "extract", *map(str, [data, *options])]))
+    return [*lines, *(failures.lines() if failures else ())]
 
 
 def demo_ablate(store: Path, root: Path, seed: int) -> Ablated:

@@ -21,7 +21,6 @@ from console import (
     data_options,
     device_options,
     encoder_options,
-    finish,
     how_to_run,
     json_option,
     making_options,
@@ -36,6 +35,7 @@ from console import (
     tuning_wanted,
     with_bars,
 )
+from endings import finish
 from flows import (
     ablate_table,
     bench_specs,
@@ -43,6 +43,9 @@ from flows import (
     demo_extract,
     demo_predict,
     encode_for,
+    failed_files,
+    failed_fits,
+    failed_in,
     fuse_text,
     list_heads,
     predict_text,
@@ -101,16 +104,15 @@ def extract(data: str, store: Path, name: str | None, as_json: bool, **options: 
     if options["finetuned"] or options["finetune"]:
         from tuned import encode_tuned
 
-        click.get_current_context().exit(encode_tuned(manifest, name, store, as_json, options))
+        encode_tuned(manifest, name, store, as_json, options)
+        return
     specs = chosen_specs(options, parse_modalities(options["modalities"]) or manifest.modalities, {}, manifest)
     read = time.perf_counter() - started
     settings = Settings(store, name, specs, **how_to_run(options))
     done = with_bars(lambda bars: run(manifest, settings, bars))
     seconds = time.perf_counter() - started
     lines = extraction_lines(manifest, done, store, seconds)
-    finish(as_json, extraction_result(done, store, read, seconds), lines)
-    if done.failed_ids:
-        click.get_current_context().exit(3)
+    finish(as_json, extraction_result(done, store, read, seconds), lines, failed_in([done], store))
 
 
 @main.command()
@@ -192,7 +194,8 @@ def finetune(data: str, store: Path, name: str | None, out: Path | None, as_json
     manifest = read_data(data, options)
     done = finetuned(manifest, name or default_name(data), tuning_wanted(options, manifest, store), out)
     if done is not None:
-        finish(as_json, {**done.metrics, "out": str(done.folder)}, tuned_lines(done))
+        result = {**done.metrics, "failed": len(done.extraction.failed_ids), "out": str(done.folder)}
+        finish(as_json, result, tuned_lines(done), failed_in([done.extraction], store))
 
 
 @main.command()
@@ -221,10 +224,8 @@ def ablate(store: Path, name: str | None, modalities: str, as_json: bool, **opti
     from fuse import ablation_result, ablation_text
 
     done = ablate_table(store, name, parse_modalities(modalities), ablation_settings(options), options)
-    lines = [*(f"failed: {one}" for one in done.failed[:20]), ablation_text(done.summary), f"run: {done.folder}"]
-    finish(as_json, ablation_result(done), lines)
-    if done.failed:
-        click.get_current_context().exit(3)
+    lines = [ablation_text(done.summary), f"run: {done.folder}"]
+    finish(as_json, ablation_result(done), lines, failed_fits(done))
 
 
 @main.command()
@@ -257,7 +258,7 @@ def predict(
 
     DATA goes through the encoders of the run; what the store holds already is not encoded again.
     """
-    from extract import extraction_result, failure_lines
+    from extract import extraction_result
     from fuse import load_run
 
     started = time.perf_counter()
@@ -270,9 +271,7 @@ def predict(
     found = predict_with(run.model, done, store, output)
     result = extraction_result(done, store, read, time.perf_counter() - started)
     result |= {**found, "out": str(output)}
-    finish(as_json, result, [*failure_lines(done, store), predict_text(found, output)])
-    if done.failed_ids:
-        click.get_current_context().exit(3)
+    finish(as_json, result, [predict_text(found, output)], failed_in([done], store))
 
 
 @main.group()
@@ -322,9 +321,8 @@ def cache_verify(store: Path, deep: int | None, as_json: bool, **options: Any) -
     if deep and not result["findings"]:
         result["deep"] = verify_deep(store, deep, options)
         result["findings"] += result["deep"]["findings"]
-    finish(as_json, result, finding_lines(result))
-    if result["findings"]:
-        click.get_current_context().exit(1)
+    wrong = [f"{one['file']}: {one['problem']}" for one in result["findings"]]
+    finish(as_json, result, finding_lines(result), failed_files(wrong, "files", 1))
 
 
 @cache.command("compact")
@@ -335,7 +333,7 @@ def cache_compact(store: Path, as_json: bool) -> None:
     from cache import FeatureStore, compact_store, compacted_lines
 
     result = with_bars(lambda bars: compact_store(FeatureStore(store), bars))
-    finish(as_json, result, compacted_lines(result))
+    finish(as_json, result, compacted_lines(result), failed_files(result["damaged"], "files", 3))
 
 
 @cache.command("gc")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cache import DataError, FeatureStore, UsageError, fold_view_name, listing
-from console import chosen_specs, finish, how_to_run, parse_modalities, tuning_wanted, with_bars
+from console import chosen_specs, how_to_run, parse_modalities, tuning_wanted, with_bars
+from endings import finish, typed_command
+from flows import failed_in
 from tuning import TUNED_FILE, finetuned, read_json, specs_in
 
 if TYPE_CHECKING:
@@ -110,8 +113,8 @@ def _check_folds(run: Path, manifest: Manifest, name: str, folds: Sequence[Tuned
         )
 
 
-def encode_tuned(manifest: Manifest, name: str, store: Path, as_json: bool, options: Mapping[str, Any]) -> int:
-    """`extract` with tuned encoders: one view, or one a fold. Prints what was done; returns the exit code."""
+def encode_tuned(manifest: Manifest, name: str, store: Path, as_json: bool, options: Mapping[str, Any]) -> None:
+    """`extract` with tuned encoders: one view, or one a fold. Prints what was done, and ends the command."""
     from extract import Settings, extract, extraction_lines, extraction_result
 
     started = time.perf_counter()
@@ -119,7 +122,7 @@ def encode_tuned(manifest: Manifest, name: str, store: Path, as_json: bool, opti
     if options["finetune"]:
         run = _tuned_first(manifest, name, store, options)
     if run is None:  # another process of torchrun keeps the run and encodes
-        return 0
+        return
 
     def chosen(modalities: Iterable[str], base: Mapping[str, Mapping[str, Any]]) -> tuple[EncoderSpec, ...]:
         names = parse_modalities(options["modalities"]) or modalities
@@ -129,19 +132,26 @@ def encode_tuned(manifest: Manifest, name: str, store: Path, as_json: bool, opti
         specs = chosen_specs(options, names, {}, manifest)
         return tuple(replace(spec, **base[spec.modality]) if spec.modality in base else spec for spec in specs)
 
-    results, lines, failed = [], [f"encoders of {run}"], False
+    results, lines, dones = [], [f"encoders of {run}"], []
     for view in views_of(run, manifest, name, chosen, store):
         begun = time.perf_counter()
         settings = Settings(store, view.name, view.specs, **how_to_run(options))
         done = with_bars(partial(extract, view.manifest, settings))
         lines += extraction_lines(view.manifest, done, store, time.perf_counter() - begun)
         results.append(extraction_result(done, store, 0.0, time.perf_counter() - begun) | {"name": view.name})
-        failed = failed or bool(done.failed_ids)
+        dones.append(done)
     total = {key: sum(one[key] for one in results) for key in ("encoded", "reused", "encode_seconds")}
     same = {key: results[0][key] for key in ("samples", "failed")}
     seconds = time.perf_counter() - started
-    finish(as_json, {**same, **total, "seconds": seconds, "finetuned": str(run), "views": results}, lines)
-    return 3 if failed else 0
+    result = {**same, **total, "seconds": seconds, "finetuned": str(run), "views": results}
+    finish(as_json, result, lines, failed_in(dones, store, _retry(run, options)))
+
+
+def _retry(run: Path, options: Mapping[str, Any]) -> str:
+    """The command that tries failed samples again by the same encoders; nothing is tuned again for it."""
+    if not options["finetune"]:
+        return typed_command("--retry-failed")
+    return f"{typed_command('--retry-failed', without=['--finetune'])} --finetuned {shlex.quote(str(run))}"
 
 
 def _tuned_first(manifest: Manifest, name: str, store: Path, options: Mapping[str, Any]) -> Path | None:

@@ -19,6 +19,7 @@ from cache import (
     UsageError,
     canonical_json,
     digest,
+    make_folder,
     table_of,
     unpack_items,
     write_json,
@@ -26,7 +27,7 @@ from cache import (
 from console import with_bars
 
 if TYPE_CHECKING:
-    from extract import EncoderSpec, Manifest, Tuning
+    from extract import EncoderSpec, Extraction, Manifest, Tuning
     from fuse import Evaluation, Fold, FusionHead, Predictions, Protocol
 
 STATE_FILE, TUNED_FILE, MODEL, SCHEMA = "finetune.json", "tuned.json", "model", 1
@@ -50,6 +51,7 @@ class Wanted:
         folds: K where the data gives no splits; the first fold is judged.
         cross_fit: tune once a fold instead, so that every row is judged.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        retry_failed: try samples again that failed before.
     """
 
     store: Path
@@ -62,17 +64,28 @@ class Wanted:
     folds: int = 5
     cross_fit: bool = False
     device: str = "auto"
+    retry_failed: bool = False
 
 
 @dataclass(frozen=True)
 class Finetuned:
-    """A finished fine-tuning: its folder, what `metrics.json` holds, and `tuned.json` of each fold."""
+    """A finished fine-tuning.
+
+    Attributes:
+        folder: of the run.
+        metrics: what `metrics.json` holds.
+        evaluation: on the rows that judge.
+        description: of how it was judged.
+        tuned: `tuned.json` of each fold.
+        extraction: what the encoders made of the data before they learned, with what failed.
+    """
 
     folder: Path
     metrics: Mapping[str, Any]
     evaluation: Evaluation
     description: str
     tuned: Sequence[Mapping[str, Any]]
+    extraction: Extraction
 
 
 class Finetuning:
@@ -108,7 +121,8 @@ class Finetuning:
         self._runtime = processes.runtime
         if not processes.first:
             processes.wait()  # for what the first one encodes: the others find it in the store
-        table = self._encoded(self._wanted.specs)
+        before = self._extracted(self._wanted.specs, self._wanted.retry_failed)
+        table = self._table(before)
         if processes.first:
             processes.wait()
         protocol = self._protocol(table)
@@ -118,9 +132,12 @@ class Finetuning:
         for fold in protocol.judged:
             if not processes.shared((own[fold.name] / TUNED_FILE).exists()):
                 self._tune(table, protocol, fold, own[fold.name], processes.first)
-        return self._keep(folder, protocol, own) if processes.first else None
+        return self._keep(folder, protocol, own, before) if processes.first else None
 
-    def _encoded(self, specs: Sequence[EncoderSpec]) -> FeatureTable:
+    def _table(self, done: Extraction) -> FeatureTable:
+        return table_of(FeatureStore(self._wanted.store), done.view, check=True)
+
+    def _extracted(self, specs: Sequence[EncoderSpec], retry_failed: bool = False) -> Extraction:
         """The labelled rows, by these encoders; what the store has is not encoded again."""
         from extract import Settings, extract
         from fuse import tokens_read
@@ -131,8 +148,10 @@ class Finetuning:
         wanted = self._wanted
         by_token = tokens_read(wanted.head, wanted.params, [spec.modality for spec in specs])
         specs = tuple(replace(spec, tokens=spec.tokens or spec.modality in by_token) for spec in specs)
-        settings = Settings(wanted.store, self._name, specs, device=wanted.device, keep=False)
-        return table_of(FeatureStore(wanted.store), extract(labelled, settings, self._progress).view, check=True)
+        settings = Settings(
+            wanted.store, self._name, specs, device=wanted.device, keep=False, retry_failed=retry_failed
+        )
+        return extract(labelled, settings, self._progress)
 
     def _protocol(self, table: FeatureTable) -> Protocol:
         """All folds where every row is to be judged; else the data's own splits, or the first fold."""
@@ -168,7 +187,7 @@ class Finetuning:
             check_free(folder)
             if (folder / STATE_FILE).exists() and not _is(folder / STATE_FILE, state):
                 raise UsageError(f"{folder} holds a fine-tuning of other data or settings; choose another --out")
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         write_json(folder / STATE_FILE, state)
         return folder.absolute()
 
@@ -176,7 +195,11 @@ class Finetuning:
         """Of all that decides what the tuning comes to."""
         wanted = self._wanted
         encoders = [[block.modality, block.encoder, block.output] for block in table.view.blocks.values()]
-        said = {key: value for key, value in asdict(wanted).items() if key not in ("store", "specs", "device")}
+        said = {
+            key: value
+            for key, value in asdict(wanted).items()
+            if key not in ("store", "specs", "device", "retry_failed")
+        }
         return digest(canonical_json([table.view.digest, encoders, said]))
 
     def _tune(self, table: FeatureTable, protocol: Protocol, fold: Fold, folder: Path, keeps: bool) -> None:
@@ -225,7 +248,7 @@ class Finetuning:
         watched = held_out(table, rows, WATCHED, self._wanted.tuning.seed)
         return rows[~watched], rows[watched]
 
-    def _keep(self, folder: Path, protocol: Protocol, own: Mapping[str, Path]) -> Finetuned:
+    def _keep(self, folder: Path, protocol: Protocol, own: Mapping[str, Path], before: Extraction) -> Finetuned:
         """Judges every fold by its encoders and head, and writes the run."""
         from fuse import load, predicted, summarise, targets, task_for, write_run
 
@@ -234,7 +257,7 @@ class Finetuning:
         wanted = self._wanted
         for fold in protocol.judged:
             held = read_json(own[fold.name] / TUNED_FILE)
-            table, model = self._encoded(self._specs(own[fold.name], held)), load(own[fold.name] / MODEL)
+            table, model = self._table(self._extracted(self._specs(own[fold.name], held))), load(own[fold.name] / MODEL)
             y = targets(table, task_for(model))
             parts.append(predicted(model, table, y, fold))
             also += [predicted(model, table, y, one) for one in protocol.also]
@@ -255,7 +278,7 @@ class Finetuning:
             "tuning": asdict(wanted.tuning),
         }
         metrics = write_run(folder, data, evaluation, protocol, settings)
-        return Finetuned(folder, metrics, evaluation, protocol.description, tuned)
+        return Finetuned(folder, metrics, evaluation, protocol.description, tuned, before)
 
     def _specs(self, folder: Path, held: Mapping[str, Any]) -> list[EncoderSpec]:
         """The encoders of a fold: those that learned as they became, the others as they are."""
@@ -269,10 +292,21 @@ def finetuned(manifest: Manifest, name: str, wanted: Wanted, out: Path | None = 
 
 
 def specs_in(folder: Path, held: Mapping[str, Any]) -> dict[str, EncoderSpec]:
-    """Encoders of a `tuned.json`, by modality; their files lie in its folder wherever that is now."""
-    from extract import EncoderSpec
+    """Encoders of a `tuned.json`, by modality; their files lie in its folder wherever that is now.
 
-    return {name: EncoderSpec.from_json(_moved(spec, folder.absolute())) for name, spec in held["encoders"].items()}
+    Raises:
+        UsageError: it holds no such encoders, or a path that leads out of the folder.
+    """
+    from extract import EncoderSpec, inside
+
+    encoders = held.get("encoders")
+    named = encoders.values() if isinstance(encoders, Mapping) else [None]
+    for path in (spec.get(name) for spec in named if isinstance(spec, Mapping) for name in ("model", "weights")):
+        if isinstance(path, str) and (folder / path).exists() and inside(folder, path) is None:
+            raise UsageError(f"{folder / TUNED_FILE} names {path}, which lies outside of its folder")
+    if not all(isinstance(spec, Mapping) and isinstance(spec.get("model"), str) for spec in named):
+        raise UsageError(f"{folder / TUNED_FILE} is damaged; run finetune again with another --out")
+    return {name: EncoderSpec.from_json(_moved(spec, folder.absolute())) for name, spec in (encoders or {}).items()}
 
 
 def _settled(table: FeatureTable) -> list[EncoderSpec]:

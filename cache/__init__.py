@@ -14,7 +14,7 @@ from cache.errors import (
     listing,
 )
 from cache.export import export_table
-from cache.files import TEMPORARY_PREFIX, new_folder, remove, replacing, write_json
+from cache.files import TEMPORARY_PREFIX, make_folder, new_folder, remove, replacing, write_json
 from cache.folds import CrossFitted, DataSet, load_data_set, load_folds, tables_of
 from cache.groups import joined_groups
 from cache.key import NO_ITEM, EncoderKey, canonical_json, digest, item_key, pack_items, unpack_items
@@ -24,7 +24,7 @@ from cache.names import fold_view_name
 from cache.plan import Plan, plan_extraction
 from cache.progress import Progress, silent
 from cache.ragged import Ragged, Values, join_items, take_items
-from cache.schema import FAILED, KEY_SCHEMA, MISSING, PRESENT, TOKENS
+from cache.schema import FAILED, FAILURES_FILE, KEY_SCHEMA, MISSING, PRESENT, TOKENS
 from cache.store import EncoderStore, Failure, FeatureStore
 from cache.table import FeatureTable, load, table_of
 from cache.upkeep import collect, collected_lines, compact_store, compacted_lines
@@ -35,6 +35,7 @@ from cache.writer import FeatureWriter
 __all__ = [
     "CLASSIFICATION",
     "FAILED",
+    "FAILURES_FILE",
     "KEY_SCHEMA",
     "MISSING",
     "NO_ITEM",
@@ -86,6 +87,7 @@ __all__ = [
     "load",
     "load_data_set",
     "load_folds",
+    "make_folder",
     "merge_stores",
     "new_folder",
     "pack_items",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cache.errors import StoreDamaged
 from cache.files import TEMPORARY_PREFIX, check_held, hold, write_sealed
 from cache.key import ITEM_BYTES, digest, pack_items, unpack_items
 from cache.ragged import offsets_of
@@ -66,9 +67,12 @@ def read_batches(path: Path) -> list[Batch]:
     """
     header, held = hold(path, "plan")
     check_held(path, header, held)
-    raw = {name: held[start : start + length] for name, (start, length) in header["places"].items()}
-    offsets = np.frombuffer(raw["offsets"], dtype="<i8")
-    items = unpack_items(np.frombuffer(raw["items"], dtype=np.uint8).reshape(-1, ITEM_BYTES))
+    try:
+        raw = {name: held[start : start + length] for name, (start, length) in header["places"].items()}
+        offsets = np.frombuffer(raw["offsets"], dtype="<i8")
+        items = unpack_items(np.frombuffer(raw["items"], dtype=np.uint8).reshape(-1, ITEM_BYTES))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise StoreDamaged(f"{path} is no plan ({error!r}); run extract again to replace it") from error
     return [items[start:stop] for start, stop in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]
 
 

@@ -44,6 +44,18 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(folder: Path, option: str = "--out") -> None:
+    """Makes a folder and those above it; harmless when it is there.
+
+    Raises:
+        StoreError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot make {folder}: {error.strerror}; choose another {option}") from error
+
+
 @contextlib.contextmanager
 def replacing(target: Path, first: bool = False) -> Iterator[Path]:
     """Yields a new path beside `target`; on success what was written there durably takes target's place.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
-from cache.errors import UsageError, listing
+from cache.errors import DataError, UsageError, listing
 
 CLASSIFICATION, REGRESSION = "classification", "regression"
 TASKS = (CLASSIFICATION, REGRESSION)
@@ -39,16 +40,43 @@ def task_of(labels: Sequence[str] | np.ndarray, asked: str | None = None) -> str
 
     Raises:
         UsageError: there is no such task.
+        DataError: most labels are quantities and some are words; one number is written in two ways as a class.
     """
-    if asked is not None:
-        if asked not in TASKS:
-            raise UsageError(f"there is no task {asked!r}; choose one of {listing(TASKS)}")
-        return asked
+    if asked is not None and asked not in TASKS:
+        raise UsageError(f"there is no task {asked!r}; choose one of {listing(TASKS)}")
+    task = asked or _looks_like(labels)
+    if task == CLASSIFICATION:
+        _refuse_two_spellings(labels)
+    return task
+
+
+def _looks_like(labels: Sequence[str] | np.ndarray) -> str:
     numbers = label_numbers(labels)
-    if not np.isfinite(numbers).all() or not len(numbers):
+    known = numbers[np.isfinite(numbers)]
+    quantities = bool((known != np.round(known)).any()) or len(np.unique(known)) > MOST_CLASSES
+    if not quantities or len(known) * 2 <= len(labels):
         return CLASSIFICATION
-    whole = (numbers == np.round(numbers)).all()
-    return CLASSIFICATION if whole and len(np.unique(numbers)) <= MOST_CLASSES else REGRESSION
+    if len(known) < len(labels):
+        words = Counter(np.asarray(labels, dtype=object)[~np.isfinite(numbers)].tolist())
+        shown = listing([f"{word!r} ({count} rows)" for word, count in words.most_common()], 5)
+        raise DataError(
+            f"{len(known)} of {len(labels)} labels are numbers such as {known[0]:g}, the others are not: {shown}; "
+            "correct these or leave them empty, or give --task classification if each is the name of a class"
+        )
+    return REGRESSION
+
+
+def _refuse_two_spellings(labels: Sequence[str] | np.ndarray) -> None:
+    """As classes, 1 and 1.0 would be two."""
+    counts = Counter(np.asarray(labels, dtype=object).tolist())
+    first: dict[float, str] = {}
+    for label, number in zip(counts, label_numbers(list(counts)).tolist(), strict=True):
+        other = first.setdefault(number, label)
+        if other != label and np.isfinite(number):
+            raise DataError(
+                f"the labels {other!r} ({counts[other]} rows) and {label!r} ({counts[label]} rows) are one number in "
+                "two spellings, and would be two classes; write them in one way"
+            )
 
 
 def label_numbers(labels: Sequence[str] | np.ndarray) -> np.ndarray:

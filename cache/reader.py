@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from cache.errors import StoreDamaged
+from cache.extent import Extent
 from cache.ragged import Values, take_rows
-from cache.segment import Extent, Segment
+from cache.segment import Segment
 from cache.store import FeatureStore
 from cache.view import Block, placed, refresh
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 KEY_SCHEMA = 1
 """Version of what a stored vector means. It is a field of every encoder key."""
 
@@ -24,3 +26,8 @@ PRESENT, MISSING, FAILED = 1, 0, 2
 
 TOKENS = "tokens"
 """Name of the ragged output that `--tokens` keeps."""
+
+KEY_DIGEST = re.compile("[0-9a-f]{32}")
+"""What names an encoder's folder."""
+SEGMENT_NAME = re.compile(r"[0-9A-Za-z_-]+\.h5")
+"""What a view may call a segment: a file of the encoder's own folder."""

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cache.errors import StoreDamaged, StoreError
+from cache.extent import Extent, read_extent
 from cache.files import TEMPORARY_PREFIX, check_body, read_at, read_header, remove, write_sealed
-from cache.key import pack_items, unpack_items
+from cache.key import ITEM_BYTES, pack_items, unpack_items
 from cache.ragged import Ragged, Values, take_rows
 from cache.schema import SEGMENT_SUFFIX
 
@@ -32,26 +33,6 @@ PART_BYTES = 512 * 2**20
 
 MAKERS = 8
 """A merged segment names at most so many devices and versions, for a header has its limit."""
-
-
-@dataclass(frozen=True)
-class Extent:
-    """Where one array lies in a segment's file."""
-
-    offset: int
-    shape: tuple[int, ...]
-    dtype: str
-
-    @property
-    def nbytes(self) -> int:
-        """Its size in bytes."""
-        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
-
-    def map(self, path: Path) -> np.ndarray:
-        """The array, mapped read-only and not yet read."""
-        if not self.nbytes:
-            return np.empty(self.shape, dtype=self.dtype)
-        return np.memmap(path, dtype=self.dtype, mode="r", offset=self.offset, shape=self.shape)
 
 
 @dataclass(frozen=True)
@@ -178,18 +159,23 @@ def read_segment(path: Path) -> Segment:
         StoreError: it cannot be read at this moment, or was written by a newer version.
     """
     header = read_header(path, "segment")
-    outputs = {name: _extent(one) for name, one in header["extents"].items() if name != "items"}
-    return Segment(path, _flat(header["extents"]["items"]), header["items_crc32"], outputs, header["written_by"])
+    try:
+        extents = {name: _extents(path, one, header["size"]) for name, one in header["extents"].items()}
+        where = extents.pop("items")
+        written_by = dict(header["written_by"])
+        if not isinstance(where, Extent) or where.shape[1:] != (ITEM_BYTES,) or where.dtype not in ("|u1", "uint8"):
+            raise ValueError("its items are no keys")
+        return Segment(path, where, header["items_crc32"], extents, written_by)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise StoreDamaged(
+            f"{path} has a header that is none of a segment ({error!r}); move it out of the store"
+        ) from error
 
 
-def _extent(content: Mapping[str, Any]) -> Extent | tuple[Extent, Extent]:
+def _extents(path: Path, content: Mapping[str, Any], size: int) -> Extent | tuple[Extent, Extent]:
     if "values" in content:
-        return _flat(content["values"]), _flat(content["offsets"])
-    return _flat(content)
-
-
-def _flat(content: Mapping[str, Any]) -> Extent:
-    return Extent(content["offset"], tuple(content["shape"]), content["dtype"])
+        return read_extent(path, content["values"], size), read_extent(path, content["offsets"], size)
+    return read_extent(path, content, size)
 
 
 def check_items(path: Path) -> Segment:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import zlib
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
@@ -16,10 +15,10 @@ import numpy as np
 
 from cache.batches import plan_paths, read_batches
 from cache.errors import CacheIncomplete, StoreDamaged, StoreError, UsageError
-from cache.files import remove, replacing, write_json
+from cache.files import make_folder, remove, replacing, write_json
 from cache.key import EncoderKey, canonical_json, pack_items, unpack_items
 from cache.names import choose_name, families_in, fold_view_name
-from cache.schema import DAMAGED_SUFFIX, FAILURES_FILE, KEY_FILE, KEY_SCHEMA, PENDING_SUFFIX, VIEW_SUFFIX
+from cache.schema import DAMAGED_SUFFIX, FAILURES_FILE, KEY_DIGEST, KEY_FILE, KEY_SCHEMA, PENDING_SUFFIX, VIEW_SUFFIX
 from cache.segment import PART_BYTES, Segment, check_segment, is_segment, merge_segments, read_segment
 
 SMALL_BYTES = 128 * 2**20
@@ -95,7 +94,7 @@ class EncoderStore:
         """Makes the folder and writes `key.json`; harmless when both are there."""
         if key.digest != self.digest:
             raise StoreError(f"{self.folder} is no place for the encoder key {key.digest}")
-        _make(self.folder)
+        make_folder(self.folder, "--store")
         try:
             self.key()
         except StoreDamaged:
@@ -297,16 +296,6 @@ def _set_aside(path: Path) -> Path:
         raise StoreError(f"{path} is damaged and cannot be set aside: {error.strerror}; remove it by hand") from error
 
 
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot make {folder}: {error.strerror}; choose another --store") from error
-
-
-_KEY_DIGEST = re.compile("[0-9a-f]{32}")
-
-
 class FeatureStore:
     """The store folder, `features/` by default."""
 
@@ -320,7 +309,7 @@ class FeatureStore:
 
     def create(self) -> None:
         """Makes the folder; harmless when it is there."""
-        _make(self.root)
+        make_folder(self.root, "--store")
 
     def encoder(self, digest: str) -> EncoderStore:
         """The part of one encoder, whether it exists yet or not."""
@@ -330,7 +319,7 @@ class FeatureStore:
         """All encoders that have a folder here."""
         if not self.root.is_dir():
             return []
-        folders = sorted(path for path in self.root.iterdir() if _KEY_DIGEST.fullmatch(path.name) and path.is_dir())
+        folders = sorted(path for path in self.root.iterdir() if KEY_DIGEST.fullmatch(path.name) and path.is_dir())
         return [EncoderStore(path) for path in folders]
 
     def view_path(self, name: str) -> Path:

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cache.errors import CacheIncomplete, StoreDamaged, listing
+from cache.extent import own_texts, read_extent
 from cache.files import check_held, hold, write_sealed
 from cache.find import find_rows
 from cache.key import canonical_json, digest
-from cache.schema import PRESENT, SCHEMA
+from cache.schema import KEY_DIGEST, PRESENT, SCHEMA, SEGMENT_NAME
 from cache.segment import Segment, read_segment
 from cache.store import EncoderStore, FeatureStore
 
@@ -286,13 +287,12 @@ class _Held(Mapping[str, np.ndarray]):
         return dict, (dict(self),)
 
 
-def _array(path: Path, held: mmap.mmap, extent: Mapping[str, Any]) -> np.ndarray:
-    dtype, shape = np.dtype(extent["dtype"]), tuple(extent["shape"])
-    length = int(np.prod(shape)) * dtype.itemsize
-    raw = held[extent["offset"] : extent["offset"] + length] if length else b""
-    if zlib.crc32(raw) != extent["crc32"]:
+def _array(path: Path, held: mmap.mmap, content: Mapping[str, Any]) -> np.ndarray:
+    extent = read_extent(path, content, len(held))
+    raw = held[extent.offset : extent.offset + extent.nbytes] if extent.nbytes else b""
+    if zlib.crc32(raw) != content.get("crc32"):
         raise StoreDamaged(f"{path} is damaged (its checksum does not fit); run extract again to replace it")
-    return np.frombuffer(raw, dtype=dtype).reshape(shape)
+    return np.frombuffer(raw, dtype=extent.dtype).reshape(extent.shape)
 
 
 def _texts(path: Path, header: Mapping[str, Any], held: mmap.mmap) -> dict[str, np.ndarray]:
@@ -300,7 +300,7 @@ def _texts(path: Path, header: Mapping[str, Any], held: mmap.mmap) -> dict[str, 
 
     check_held(path, header, held)
     with h5py.File(io.BytesIO(held), "r") as file:
-        return {name: file[name].asstr()[...] for name in _TEXTS}
+        return own_texts(path, file, _TEXTS)
 
 
 def read_view(store: FeatureStore, name: str, pending: bool = False) -> View:
@@ -314,20 +314,29 @@ def read_view(store: FeatureStore, name: str, pending: bool = False) -> View:
     header, held = hold(path, "view")
     if header["schema"] == 1:
         return _read_schema_1(path, name, header, held)
-    about = json.loads(_array(path, held, header["about"]).tobytes())
-    blocks = {
-        one["modality"]: Block(
-            one["modality"],
-            one["encoder"],
-            one["output"],
-            one["dim"],
-            _Held(path, header, held, one["arrays"], ()),
-            tuple((name, crc) for name, crc in one["segments"]),
-            one["spec"],
-        )
-        for one in about["blocks"]
-    }
-    return View(name, _Held(path, header, held, {"groups": about["groups"]}, _TEXTS), blocks, about["source"])
+    try:
+        about = json.loads(_array(path, held, header["about"]).tobytes())
+        blocks = {one["modality"]: _block(one, _Held(path, header, held, one["arrays"], ())) for one in about["blocks"]}
+        columns = _Held(path, header, held, {"groups": about["groups"]}, _TEXTS)
+        return View(name, columns, blocks, dict(about["source"]))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise StoreDamaged(f"{path} is no view ({error!r}); run extract again to replace it") from error
+
+
+def _block(content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Block:
+    """A block as a view tells it. Raises ValueError where a name could lead out of the store."""
+    names = [name for name, _ in content["segments"]]
+    if not KEY_DIGEST.fullmatch(content["encoder"]) or not all(SEGMENT_NAME.fullmatch(name) for name in names):
+        raise ValueError(f"it names the encoder {content['encoder']!r} and segments such as {names[:1]}")
+    return Block(
+        str(content["modality"]),
+        content["encoder"],
+        str(content["output"]),
+        int(content["dim"]),
+        arrays,
+        tuple((name, crc) for name, crc in content["segments"]),
+        dict(content["spec"]),
+    )
 
 
 def check_view(store: FeatureStore, name: str, pending: bool = False) -> View:
@@ -343,10 +352,12 @@ def _read_schema_1(path: Path, name: str, header: Mapping[str, Any], held: mmap.
 
     check_held(path, header, held)
     with h5py.File(io.BytesIO(held), "r") as file:
-        columns = {key: file[key].asstr()[...] for key in _TEXTS} | {"groups": file["groups"][...]}
+        columns = own_texts(path, file, _TEXTS) | {"groups": file["groups"][...]}
         blocks = {}
         for modality in json.loads(file.attrs["blocks"]):
             group = file[f"blocks/{modality}"]
+            if not KEY_DIGEST.fullmatch(str(group.attrs["encoder"])):
+                raise StoreDamaged(f"{path} names the encoder {group.attrs['encoder']!r}; move it out of the store")
             blocks[modality] = Block(
                 modality,
                 str(group.attrs["encoder"]),

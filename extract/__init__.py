@@ -8,11 +8,11 @@ from extract.datasets.demo import write_demo
 from extract.deep import verify_by_encoding
 from extract.encoders.spec import EncoderSpec, choose_specs
 from extract.found import found_in
-from extract.manifest import Manifest, Sample, default_name, label_counts
+from extract.manifest import Manifest, Sample, default_name, inside, label_counts
 from extract.measure import bench, bench_lines
 from extract.originals import Original, Originals, originals
 from extract.stage import Extraction, Settings, extract
-from extract.summary import extraction_lines, extraction_result, failure_lines
+from extract.summary import extraction_lines, extraction_result, failed_samples
 
 if TYPE_CHECKING:
     from extract.check.lines import check_lines
@@ -72,8 +72,9 @@ __all__ = [
     "extract",
     "extraction_lines",
     "extraction_result",
-    "failure_lines",
+    "failed_samples",
     "found_in",
+    "inside",
     "label_counts",
     "originals",
     "read_manifest",

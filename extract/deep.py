@@ -23,7 +23,7 @@ from cache import (
     table_of,
 )
 from extract.contents import read_contents
-from extract.datasets import read_manifest
+from extract.datasets import read_again
 from extract.decode import DecodeError
 from extract.encoders import build_encoder
 from extract.encoders.spec import EncoderSpec, decode_light, stored_dtype
@@ -65,7 +65,7 @@ def verify_by_encoding(
     opened = FeatureStore(store)
     name = opened.choose_view(name)
     view = read_view(opened, name)
-    manifest = read_manifest(data or view.source["data"], view.source["layout"], view.source.get("columns"))
+    manifest = read_again(view.source, data)
     result: dict[str, Any] = {"name": name, "rows": 0, "changed": 0, "largest_difference": 0.0, "findings": []}
     table = table_of(opened, view)
     contents = read_contents(manifest.samples, list(view.blocks), progress)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import io
 import os
+import stat
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from cache import DataError, canonical_json, item_key, listing
+from extract.reading import now
 
 
 class Piece(ABC):
@@ -145,13 +148,15 @@ def _storable(text: str) -> bool:
 
 
 def inside(root: Path, name: str) -> Path | None:
-    """The path `name` under `root`, or None where it leads out of it."""
+    """The path `name` under `root`, or None where it leads out of it and that is not allowed, or is none."""
     try:
         if b"\0" in os.fsencode(name):
             return None
     except UnicodeEncodeError:  # half a surrogate pair, which is no file's name
         return None
     path = root / name
+    if now().outside:
+        return path
     # realpath, for Path.resolve raises on a loop of links; opening it will tell what is wrong.
     within = os.path.realpath(path)
     base = _real(os.getcwd(), root)
@@ -182,12 +187,27 @@ def file_name(content: Content) -> str:
 
 def bytes_of(file: File) -> bytes:
     """What is in a file. Raises OSError."""
-    return file if isinstance(file, bytes) else file.read() if isinstance(file, Piece) else file.read_bytes()
+    if isinstance(file, Path):
+        with _plain(file) as opened_file:
+            return opened_file.read()
+    return file if isinstance(file, bytes) else file.read()
+
+
+def _plain(path: Path) -> IO[bytes]:
+    """The file, opened. Raises OSError for a pipe, which would be waited for, and a device, which may have no end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "no regular file")
+        return open(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def opened(file: File) -> IO[bytes]:
     """A file to read the start of. Raises OSError."""
-    return file.open("rb") if isinstance(file, Path) else io.BytesIO(bytes_of(file))
+    return _plain(file) if isinstance(file, Path) else io.BytesIO(bytes_of(file))
 
 
 def read_content(content: Content) -> str | bytes | Aligned:

@@ -44,7 +44,7 @@ def write_bench_posts(folder: Path, count: int, seed: int = 0) -> Path:
     Returns:
         The folder of the text model; the posts are in `folder / "posts"`.
     """
-    rng, draw = random.Random(seed), np.random.default_rng(seed)  # noqa: S311 - draws posts, guards nothing
+    rng, draw = random.Random(seed), np.random.default_rng(seed)  # noqa: S311 - draws posts, guards nothing  # nosec B311
     posts, model = folder / "posts", folder / "bert-base"
     posts.mkdir(parents=True)
     model.mkdir()

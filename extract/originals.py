@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from cache import NO_ITEM, DataError, UsageError, View, item_key
-from extract.datasets import read_manifest
+from extract.datasets import read_again
 from extract.decode import DecodeError, decode_image
 from extract.encoders.spec import DEFAULT_MODELS, kind_of
 from extract.manifest import Aligned, Content, Manifest, bytes_of
@@ -86,7 +86,7 @@ def _read(view: View, data: str | None) -> Manifest:
     try:
         if not Path(place).exists():
             raise DataError("nothing is there")
-        return read_manifest(place, view.source.get("layout"), view.source.get("columns"))
+        return read_again(view.source, data)
     except (DataError, OSError) as error:
         raise DataError(f"the data at {place} cannot be read: {error}\n{way_out}") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from cache import FAILURES_FILE
 from extract.manifest import Manifest, label_counts
 from extract.stage import Extraction
 
@@ -34,13 +35,15 @@ def extraction_result(done: Extraction, store: Path, read_seconds: float, second
         "precision": {name: precision for name, (precision, _) in done.precision.items()},
         "stage_seconds": {name: round(one, 3) for name, one in sorted(done.stage_seconds.items())},
         "encoders": {name: block.encoder for name, block in done.view.blocks.items()},
+        "remarks": list(done.view.source.get("remarks", ())),
     }
 
 
 def extraction_lines(manifest: Manifest, done: Extraction, store: Path, seconds: float) -> list[str]:
-    """What was read, what each modality came to, what failed, and what to do next."""
+    """What was read, what each modality came to, and what to do next."""
     used = ", ".join(f"{role}={column}" for role, column in manifest.notes.get("columns", {}).items())
     lines = [f"{manifest.path}: {done.samples} samples, layout {manifest.layout}" + (f" ({used})" if used else "")]
+    lines += [f"  {remark}" for remark in manifest.notes.get("remarks", ())]
     lines.append(f"  labels: {_labels(manifest)}")
     for name, block in done.view.blocks.items():
         state = f"{done.missing[name]} missing, {len(done.failures[name])} failed"
@@ -51,22 +54,20 @@ def extraction_lines(manifest: Manifest, done: Extraction, store: Path, seconds:
     if done.truncated:
         lines.append(f"  {done.truncated} texts were cut to the model's longest input")
     lines += [f"warning: {warning}" for warning in done.warnings]
-    lines += failure_lines(done, store)
     where = f" on {done.device}" if done.encoded else ""
     lines.append(f"{done.encoded} encoded, {done.reused} reused{where}, {seconds:.1f} s")
     option = "" if store == Path("features") else f" --store {store}"
     return [*lines, f"next: pipeline.py fuse --head mlp{option} --name {done.view.name}"]
 
 
-def failure_lines(done: Extraction, store: Path) -> list[str]:
-    """The first failures of each modality, how many there are, and where they are recorded."""
-    lines = []
+def failed_samples(done: Extraction, store: Path) -> tuple[list[str], list[Path]]:
+    """The first failures of each modality with their reasons, and the files that hold all."""
+    shown, lists = [], []
     for modality, failures in done.failures.items():
-        lines += [f"failed: {failure.id} ({modality}): {failure.reason}" for failure in failures[:FAILURES_SHOWN]]
-        if failures:
-            path = store / done.view.blocks[modality].encoder / "failures.jsonl"
-            lines.append(f"{modality} failures: {len(failures)}, recorded in {path}; --retry-failed tries them again")
-    return lines
+        shown += [f"{failure.id} ({modality}): {failure.reason}" for failure in failures[:FAILURES_SHOWN]]
+        shown += [f"and {len(failures) - FAILURES_SHOWN} more ({modality})"] if len(failures) > FAILURES_SHOWN else []
+        lists += [store / done.view.blocks[modality].encoder / FAILURES_FILE] if failures else []
+    return shown, list(dict.fromkeys(lists))
 
 
 def _labels(manifest: Manifest) -> str:

@@ -13,7 +13,7 @@ from safetensors.numpy import load as parse
 from safetensors.numpy import save as serialize
 from sklearn.base import BaseEstimator
 
-from cache import PipelineError, UsageError, digest, replacing, write_json
+from cache import PipelineError, UsageError, digest, make_folder, replacing, write_json
 from fuse.estimators import FusionHead
 from fuse.inputs import BlockScaler
 from fuse.registry import HEADS
@@ -38,7 +38,7 @@ def save(estimator: FusionHead, folder: str | Path) -> None:
         UsageError: the estimator holds something that is neither numbers, text nor a head.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     tensors: dict[str, np.ndarray] = {}
     state = _pack(estimator, "", tensors)
     content = serialize(tensors)

@@ -17,8 +17,8 @@ from cache import (
     FeatureTable,
     PipelineError,
     Progress,
-    StoreError,
     UsageError,
+    make_folder,
     new_folder,
     silent,
     tables_of,
@@ -36,6 +36,7 @@ from fuse.splits import Protocol, protocol_for
 from fuse.task import CLASSIFICATION, task_of
 
 RUN_FILE = "run.json"
+_ENCODER_FIELDS = {"encoder", "output", "dim", "spec"}
 PACKAGES = ("numpy", "scikit-learn", "torch", "h5py", "safetensors")
 
 
@@ -178,10 +179,7 @@ def write_run(
         What `metrics.json` holds.
     """
     check_free(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot make {folder}: {error.strerror}; choose another --out") from error
+    make_folder(folder)
     table = tables_of(data)[0]
     metrics = {
         **evaluation.metrics,
@@ -252,6 +250,12 @@ def load_run(folder: str | Path) -> Run:
         raise UsageError(f"{folder / RUN_FILE} is damaged; run fuse again")
     if content["schema"] != RUN_SCHEMA:
         raise PipelineError(f"{folder} has schema {content['schema']!r}, this version reads {RUN_SCHEMA}")
-    if not {"encoders", "settings"} <= set(content):
+    encoders = content.get("encoders")
+    if not isinstance(encoders, dict) or not isinstance(content.get("settings"), dict):
+        raise UsageError(f"{folder / RUN_FILE} is damaged; run fuse again")
+    if not all(
+        isinstance(one, dict) and set(one) >= _ENCODER_FIELDS and isinstance(one["spec"], dict)
+        for one in encoders.values()
+    ):
         raise UsageError(f"{folder / RUN_FILE} is damaged; run fuse again")
     return Run(folder, load_bundle(folder / "model"), content["encoders"], content["settings"])

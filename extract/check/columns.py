@@ -13,6 +13,7 @@ from cache import label_numbers
 from extract.datasets.cells import text_of
 from extract.datasets.table import read_rows
 from extract.manifest import Manifest, Sample
+from extract.reading import reading
 
 OF_TABLES = {"table": "tables", "fakeddit": "lists", "mosi": "lists"}
 """Layouts whose rows have further columns, and the note that names their files."""
@@ -48,7 +49,8 @@ def further_columns(manifest: Manifest, chosen: Sequence[int]) -> tuple[dict[str
     seen: dict[str, None] = {}
     lost: set[str] = set()
     for name in listed:
-        content, own = read_rows(root / name, []), by_file.get(name, {})
+        with reading(bool(manifest.notes.get("outside")), manifest.notes.get("encoding")):
+            content, own = read_rows(root / name, []), by_file.get(name, {})
         others = [column for column in content.columns if column not in used]
         seen |= dict.fromkeys(others)
         for line, held in content.rows:

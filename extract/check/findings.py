@@ -61,7 +61,10 @@ def _labels(summary: Mapping[str, Any]) -> Iterator[Finding]:
         yield _finding(
             NOTE, "labels-missing", f"{lacking} without a label.", "They are left out by fuse and labelled by predict."
         )
-    if labels["spoilt"] or labels["words"]:
+    if labels["refused"]:
+        text = f"{labels['refused'][:1].upper()}{labels['refused'][1:]}."
+        yield _finding(ERROR, "labels-refused", text, "fuse refuses the labels as they are.")
+    elif labels["spoilt"] or labels["words"]:
         shown = listing([repr(one) for one in labels["words"]], 5)
         text = (
             f"{many(labels['number_rows'], 'label')} are numbers, {labelled - labels['number_rows']} are not: {shown}."
@@ -119,6 +122,8 @@ def _splits(summary: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _contents(summary: Mapping[str, Any]) -> Iterator[Finding]:
     rows = summary["rows"]
+    for one in summary["remarks"]:
+        yield _finding(NOTE, "read", f"{one[:1].upper()}{one[1:]}.", "See --encoding and --allow-outside.")
     for name, one in summary["modalities"].items():
         if not one["present"]:
             text = (

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cache import StoreError, new_folder, write_json
+from cache import StoreError, make_folder, new_folder, write_json
 from extract.check.findings import worst
 from extract.check.lines import modality_texts
 from extract.check.run import Checked
@@ -41,7 +41,7 @@ def write_check(checked: Checked, folder: Path | None = None) -> Path:
     """
     folder = folder or new_folder(f"{checked.summary['name']}-check")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         write_json(folder / "check.json", checked.summary)
         with (folder / "rows.csv").open("w", newline="", encoding="utf-8", errors="replace") as file:
             writer = csv.writer(file)

@@ -131,7 +131,7 @@ def check_data(manifest: Manifest, settings: CheckSettings | None = None, progre
     if lacking:
         raise DataError(f"{manifest.path} has no {listing(lacking)}; it has {listing(manifest.modalities)}")
     labels = [sample.label for sample in samples if sample.label]
-    task = task_of(labels, settings.task)
+    task, refused = _task(labels, settings.task)
     spoilt = task == REGRESSION and not np.isfinite(label_numbers(labels)).all()
     rows = Rows.of(samples, CLASSIFICATION if spoilt else task)
     with_texts = any(kind_of(name, "") == "text" for name in modalities)
@@ -145,10 +145,11 @@ def check_data(manifest: Manifest, settings: CheckSettings | None = None, progre
         "data": str(manifest.path),
         "layout": manifest.layout,
         "columns": dict(manifest.notes.get("columns", {})),
+        "remarks": list(manifest.notes.get("remarks", ())),
         "rows": len(samples),
         "labelled": len(labels),
         "task": task if labels else None,
-        "labels": {**label_facts(rows, together), "spoilt": spoilt} if labels else None,
+        "labels": {**label_facts(rows, together), "spoilt": spoilt, "refused": refused} if labels else None,
         "splits": split_facts(samples, rows),
         "groups": len({sample.group for sample in samples if sample.group}),
         "kept_together": len(samples) - len(np.unique(together)),
@@ -165,6 +166,14 @@ def check_data(manifest: Manifest, settings: CheckSettings | None = None, progre
     summary["seconds"] = round(time.perf_counter() - started, 2)
     missing = {part.modality: np.flatnonzero(part.contents.state == MISSING).tolist() for part in parts}
     return Checked(manifest, summary, groups, {part.modality: part.failures for part in parts}, missing)
+
+
+def _task(labels: Sequence[str], asked: str | None) -> tuple[str, str]:
+    """What the labels are for, and why `fuse` will refuse them as they are, if it will."""
+    try:
+        return task_of(labels, asked), ""
+    except DataError as error:
+        return CLASSIFICATION, str(error)
 
 
 def _failure(part: Part, one: Failure) -> dict[str, str]:

@@ -127,5 +127,8 @@ def _file(name: str, root: Path, what: str) -> Path | Download | None:
     path = inside(root, name) if name else None
     if name and path is None:
         files = "pictures" if what == "image" else f"{what}s"
-        raise ValueError(f"the {what} {name!r} lies outside {root}; {files} must lie under the table's folder")
+        raise ValueError(
+            f"the {what} {name!r} lies outside {root}; {files} must lie under the table's folder, or give "
+            "--allow-outside"
+        )
     return path

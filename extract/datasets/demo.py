@@ -21,6 +21,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from cache import make_folder
+
 WORDS = {
     "happy": ("love", "great", "lovely", "wonderful", "sweet", "best", "perfect", "enjoy", "smile", "delight"),
     "unhappy": ("hate", "awful", "dreadful", "terrible", "worst", "broken", "angry", "sad", "ruined", "tired"),
@@ -57,10 +59,10 @@ def write_demo(folder: Path, seed: int = 0) -> Demo:
         folder: made if need be; files of the same names are replaced.
         seed: of everything that is drawn.
     """
-    rng = random.Random(seed)  # noqa: S311 - draws pictures, guards nothing
+    rng = random.Random(seed)  # noqa: S311 - draws pictures, guards nothing  # nosec B311
     data, model = folder / "posts", folder / "bert"
-    (data / "pictures").mkdir(parents=True, exist_ok=True)
-    model.mkdir(parents=True, exist_ok=True)
+    make_folder(data / "pictures")
+    make_folder(model)
     labels = [label for label in KINDS for _ in range(POSTS_A_LABEL)]
     labels += [rng.choice(sorted(KINDS)) for _ in range(UNLABELLED)]
     unlabelled = set(range(len(labels) - UNLABELLED, len(labels)))

@@ -22,6 +22,7 @@ from cache import DataError, UsageError
 from extract.datasets.cells import array_of, text_of, with_words, words_of
 from extract.datasets.table import read_rows
 from extract.manifest import Content, Manifest, Sample, checked_manifest
+from extract.reading import now
 
 FOLDERS = ("audio", "vision")
 EXPECTS = "a folder with mosi*.jsonl (id, video, words, label) and audio/<id>.npy, vision/<id>.npy"
@@ -53,6 +54,7 @@ def read(path: Path, columns: Mapping[str, str]) -> Manifest:
         raise DataError(f"{path} is not laid out as mosi; expected {EXPECTS}")
     samples: list[Sample] = []
     problems: list[str] = []
+    unnamed = 0
     for listed in lists:
         before = len(problems)
         content = read_rows(listed, problems)
@@ -61,9 +63,12 @@ def read(path: Path, columns: Mapping[str, str]) -> Manifest:
         for line, row in content.rows:
             try:
                 sample = _sample(listed.parent, row)
+                unnamed += not text_of(row, "video")
                 samples.append(replace(sample, split=split, line=line, file=listed.name))
             except ValueError as error:
                 problems.append(f"{listed.name} line {line}: {error}")
+    if unnamed:
+        now().remarks.append(f"{unnamed} rows name no video: theirs is the part of the id before its number")
     return checked_manifest(path, "mosi", samples, problems, {"lists": [listed.name for listed in lists]})
 
 

@@ -14,7 +14,7 @@ import csv
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from cache import DataError, UsageError
+from cache import DataError, UsageError, listing
 from extract.decode import DecodeError, decode_text
 from extract.manifest import Content, Manifest, Sample, checked_manifest, inside
 
@@ -65,8 +65,13 @@ def read(path: Path, columns: Mapping[str, str]) -> Manifest:
             if base is None or base.parent != folder:
                 problems.append(f"{where}: the id {name!r} is not the name of a file in {folder.name}/")
                 continue
+            text, picture = folder / f"{name}.txt", _picture(folder, name)
+            strays = [one.name for one in (text, picture) if one.is_symlink() and inside(folder, one.name) is None]
+            if strays:
+                problems.append(f"{where}: {listing(strays)} leads out of {folder}; see --allow-outside")
+                continue
             try:
-                inputs: dict[str, Content] = {**_text(folder / f"{name}.txt"), "image": _picture(folder, name)}
+                inputs: dict[str, Content] = {**_text(text), "image": picture}
             except DecodeError as error:
                 problems.append(f"{where}: {name}.txt: {error}")
                 continue

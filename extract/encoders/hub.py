@@ -119,7 +119,7 @@ def load_weights(model: str, config: Any, seed: int | None, local_files_only: bo
     with torch.random.fork_rng(devices=[]):  # what the checkpoint lacks and nothing uses, such as a pooler, is drawn
         if seed is not None:
             torch.manual_seed(seed)
-            return AutoModel.from_config(config).eval()
+            return AutoModel.from_config(config, trust_remote_code=False).eval()
         found, report = AutoModel.from_pretrained(
             model,
             config=config,

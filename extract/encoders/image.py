@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-import pickle
+import pickle  # for the name of an error; nothing is unpickled  # nosec B403
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -30,6 +30,19 @@ DECODERS = ("pillow", "draft", "nvjpeg")
 """Of pictures: whole by Pillow; large JPEGs at a half, a quarter or an eighth; JPEGs in batches on an NVIDIA GPU."""
 
 
+MOST_COLUMNS = 2**20
+"""Of arrays: a description of an encoder that someone sent must not ask for all the memory."""
+_KINDS: dict[str, Any] = {
+    **dict.fromkeys(("modality", "model"), str),
+    **dict.fromkeys(("weights", "output", "aligned_to", "dtype", "precision", "decoder"), str | None),
+    **dict.fromkeys(("random_init", "max_length", "width"), int | None),
+    "tokens": bool | None,
+    "columns": list | tuple | None,
+    "tuned_on": Mapping | None,
+}
+"""Of an encoder's description, what each field may be; None stands for one that is left out."""
+
+
 @dataclass(frozen=True)
 class EncoderSpec:
     """The user's choice of one encoder.
@@ -109,13 +122,17 @@ class EncoderSpec:
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> EncoderSpec:
-        """The inverse of `as_json`; fields of later versions are refused by name."""
+        """The inverse of `as_json`. Raises UsageError for fields of later versions, and for what is no spec."""
         try:
+            wrong = [name for name, kinds in _KINDS.items() if not isinstance(content.get(name), kinds)]
+            width = content.get("width")
+            if wrong or (width is not None and not 0 < width <= MOST_COLUMNS):
+                raise ValueError(f"wrong are {listing(wrong) or 'width'}")
             return EncoderSpec(**content)
-        except TypeError as error:
-            raise UsageError(
-                f"an encoder was described as {dict(content)}, which this version does not know"
-            ) from error
+        except (AttributeError, TypeError, ValueError) as error:
+            if isinstance(error, UsageError):
+                raise
+            raise UsageError(f"an encoder was described as {content!r}, which this version does not know") from error
 
 
 def kind_of(modality: str, model: str) -> str:

@@ -27,6 +27,7 @@ from extract.encoders.weights import compute_dtype, weights_digest
 from extract.manifest import Content
 from extract.runtime import Runtime
 
+LETTERS_A_TOKEN, LAST_WORDS = 32, 4
 TOKENIZE_AT_ONCE = 4096
 COUNTED_AT_ONCE = 1_000_000
 """Characters: what the tokenizer says of each takes some hundred bytes."""
@@ -121,10 +122,28 @@ def token_ids(tokenizer: Any, contents: Sequence[Content], longest: int) -> tupl
     truncated = 0
     for start in range(0, len(contents), TOKENIZE_AT_ONCE):
         texts = [_well_formed(str(text)) for text in contents[start : start + TOKENIZE_AT_ONCE]]
+        texts = [_start_of(tokenizer, text, longest) for text in texts]
         encoded = tokenizer(texts, truncation=True, max_length=longest, return_attention_mask=False)
         found += [np.array(ids, dtype=np.int64) for ids in encoded["input_ids"]]
         truncated += sum(bool(one.overflowing) for one in encoded.encodings)
     return found, truncated
+
+
+def _start_of(tokenizer: Any, text: str, longest: int) -> str:
+    """The text, or of a very long one a start that has the same first tokens and is cut as well.
+
+    A tokenizer reads a text to its end before it cuts: 10 MB take it 10 s and 1.5 GB. It splits a text into words from
+    left to right, so that a cut can change no more than the last few of them; these must lie behind what is kept.
+    """
+    size = LETTERS_A_TOKEN * longest
+    while size < len(text):
+        found = tokenizer(text[:size], truncation=True, max_length=longest).encodings[0]
+        kept = [word for word in found.word_ids if word is not None]
+        beyond = [word for part in found.overflowing for word in part.word_ids if word is not None]
+        if kept and beyond and max(beyond) > max(kept) + LAST_WORDS:
+            return text[:size]
+        size *= 8
+    return text
 
 
 def load_text(spec: EncoderSpec) -> tuple[Any, Any, dict[str, Any], torch.nn.Module]:

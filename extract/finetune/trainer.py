@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError  # the name of an error; nothing is unpickled  # nosec B403
 from typing import Any, cast
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch.distributed as group
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from cache import Progress
+from cache import Progress, StoreDamaged
 from extract.finetune.data import Collate, Order, Raw, RawRows
 from extract.finetune.networks import Given, Tunable
 from extract.finetune.settings import SCHEDULES, Tuning
@@ -102,7 +103,14 @@ def train(
         trainer.add_callback(_Told(progress))
         if tuning.patience is not None:
             trainer.add_callback(EarlyStoppingCallback(tuning.patience))
-        done = trainer.train(resume_from_checkpoint=_last_whole(folder))
+        checkpoint = _last_whole(folder)
+        try:
+            done = trainer.train(resume_from_checkpoint=checkpoint)
+        except UnpicklingError as error:  # of what is no plain tensor, which is never loaded
+            raise StoreDamaged(
+                f"{checkpoint} is not what was written: {str(error).splitlines()[0]} Remove the folder, and the same "
+                "command starts anew"
+            ) from error
     history = _by_epoch(trainer.state.log_history)
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():

@@ -22,6 +22,7 @@ from cache import (
     UsageError,
     canonical_json,
     listing,
+    make_folder,
     replacing,
     silent,
     tables_of,
@@ -282,7 +283,7 @@ def open_folder(data: Data, settings: Settings, out: Path | None, root: Path) ->
     else:
         folder = out
         _refuse_other(folder, state)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     (folder / RUN_FILE).unlink(missing_ok=True)  # it says that all is there
     write_json(folder / STATE_FILE, state)
     return folder

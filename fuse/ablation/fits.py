@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cache import StoreError, digest, replacing
+from cache import digest, make_folder, replacing
 
 ABOUT = "about"
 DIGEST = 32
@@ -43,10 +43,7 @@ class Fits:
         Raises:
             StoreError: it cannot be made.
         """
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"cannot make {self._folder}: {error.strerror}; choose another --out") from error
+        make_folder(self._folder)
 
     def write(self, key: str, fit: Fit) -> None:
         """Keeps a fit, as a whole or not at all."""

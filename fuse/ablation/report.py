@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cache import PipelineError, UsageError, replacing
+from cache import PipelineError, UsageError, make_folder, replacing
 from fuse.ablation.conclusions import conclusions
 from fuse.ablation.engine import FITS, STATE_FILE
 from fuse.ablation.results import joined, read_results
@@ -63,7 +63,7 @@ def shown(summary: dict[str, Any], show: Show | None) -> Mapping[str, Shown]:
 
 def write_report(folder: Path, summary: Mapping[str, Any], samples: Mapping[str, Shown]) -> None:
     """Writes `summary.json`, `report.html`, `table.csv`, `table.md` and `table.tex`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for name, text in (
         # In the order of the modalities, not of the alphabet: a report that is built again must say the same.
         (SUMMARY, json.dumps(summary, indent=2) + "\n"),

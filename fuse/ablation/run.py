@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cache import Block, DataSet, Progress, canonical_json, silent, write_json
+from cache import FAILURES_FILE, Block, DataSet, Progress, canonical_json, remove, replacing, silent, write_json
 from fuse.ablation.closer import closer_look, look
 from fuse.ablation.conclusions import conclusions
 from fuse.ablation.engine import FITS, STATE_FILE, Done, open_folder, prepare, read_data, run_ablation
@@ -86,6 +86,7 @@ def ablate(
     _write(done, comparison, summary, shown(summary, show))
     _write_best(done, best, model, {"params": params, **asdict(asked)})
     progress("report", 4, 4)
+    _write_failures(done)
     failed = [f"{one.cell}, seed {one.round.seed}, fold {one.round.fold.name}: {one.reason}" for one in done.failed]
     return Ablated(folder, summary, failed, done.fitted, done.reused)
 
@@ -227,6 +228,20 @@ def _final(done: Done, best: Column) -> tuple[FusionHead, dict[str, Any]]:
     X, y = table[rows], data.y[rows]
     params = dict(search(build, tried, X, y, table.groups[rows]).params) if len(tried) > 1 else {}
     return build(params).fit(X, y), {**settings.params.get(cell.head, {}), **params}
+
+
+def _write_failures(done: Done) -> None:
+    """Every fit that failed, one a line as JSON; no file where none did."""
+    path = done.folder / FAILURES_FILE
+    if not done.failed:
+        remove(path)
+        return
+    entries = [
+        {"fit": str(one.cell), "seed": one.round.seed, "fold": one.round.fold.name, "reason": one.reason}
+        for one in done.failed
+    ]
+    with replacing(path) as temporary:
+        temporary.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
 
 
 def _write_best(done: Done, best: Column, model: FusionHead, said: Mapping[str, Any]) -> None:

@@ -193,6 +193,8 @@ def of(tmp_path, *args, **options):
         (["a", "b"] * 9 + ["A"] * 5, None, "labels-alike", "warning"),
         (["1", "0"] * 9 + ["1.0"] * 5, None, "labels-alike", "warning"),
         (["1", "0"] * 9 + ["?"] * 5, None, "labels-mixed", "warning"),
+        (["1", "0"] * 9 + ["1.0"] * 5, None, "labels-refused", "error"),
+        (["1.5", "0.25"] * 9 + ["good"] * 5, None, "labels-refused", "error"),
         (["a"] * 30 + ["b"] * 10, None, "imbalance", "warning"),
         (["a", "b"] * 6, ["train", "half"] * 6, "splits-unknown", "error"),
         (["a", "b"] * 6, ["train", "test", "", ""] * 3, "splits-missing", "error"),
@@ -331,6 +333,14 @@ def test_columns_of_several_tables_belong_to_their_rows(tmp_path):
         (tmp_path / f"{split}.csv").write_text("\n".join(lines))
     checked = found_in(tmp_path)
     assert {one["name"]: one["score"] for one in checked.summary["leaks"]["columns"]}["secret"] == 1.0
+
+
+def test_a_table_in_another_encoding_is_read_again_as_it_was(tmp_path):
+    lines = ["text,label,secret", *(f"na\u00efve number {n},{'ab'[n % 2]},{'uv'[n % 2]}" for n in range(80))]
+    (tmp_path / "posts.csv").write_bytes("\n".join(lines).encode("cp1252"))
+    checked = check_data(read_manifest(tmp_path, encoding="cp1252"))
+    assert {one["name"]: one["score"] for one in checked.summary["leaks"]["columns"]}["secret"] == 1.0
+    assert "cp1252" in text_of(checked, "read")
 
 
 def test_a_column_that_is_a_group_is_judged_as_one(tmp_path):

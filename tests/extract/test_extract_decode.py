@@ -1,14 +1,13 @@
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, features
 
 from extract.decode import DecodeError, decode_image, decode_text
-
-GERMAN = "Das Wetter in München ist schön, die Straßen sind naß und wir trinken süßen Käse-Kaffee über dem Fluß."
 
 
 def saved(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -40,10 +39,6 @@ def test_text_of_both_byte_orders():
 def test_legacy_encoding_comes_after_utf8_and_before_detection():
     assert decode_text("今天天气很好".encode("gb18030"), legacy="gb18030") == "今天天气很好"
     assert decode_text("今天天气很好".encode(), legacy="gb18030") == "今天天气很好"
-
-
-def test_latin_1_is_detected():
-    assert decode_text(GERMAN.encode("latin-1")) == GERMAN
 
 
 def test_text_with_nul_and_empty_text():
@@ -179,6 +174,76 @@ def test_an_unsupported_variant_is_refused():
     raw[80:84] = struct.pack("<I", 0x80000000)  # the pixel format's flags
     with pytest.raises(DecodeError):
         decode_image(bytes(raw))
+
+
+def lines(width: int, height: int) -> Image.Image:
+    """A picture with something in every block."""
+    return Image.fromarray(noise(height // 8 + 1, width // 8 + 1, 3)).resize((width, height))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"restart_marker_blocks": 5}, {"optimize": True}], ids=str)
+def test_a_jpeg_that_ends_early_is_refused_even_with_a_mark_at_its_end(mode: str, options: dict[str, object]):
+    """libjpeg would fill the rest with grey and go on."""
+    raw = saved(lines(120, 90).convert(mode), "JPEG", quality=90, **options)
+    scan = raw.index(b"\xff\xda")
+    with Image.open(io.BytesIO(raw[: (scan + len(raw)) // 2] + b"\xff\xd9")) as image:
+        image.load()  # Pillow alone sees nothing
+    for cut in np.linspace(scan + 20, len(raw) - 100, 25).astype(int):
+        with pytest.raises(DecodeError, match=r"broken picture: .*truncated"):
+            decode_image(raw[:cut] + b"\xff\xd9")
+        with pytest.raises(DecodeError, match=r"broken picture: .*truncated"):
+            decode_image(raw[:cut] + b"\xff\xd9", draft=30)
+
+
+@pytest.mark.parametrize("tail", [b"", b"\0\0\0", b"and more behind it\xff\xd9", b"\xff\xd8\xff\xda"])
+def test_whole_jpegs_of_every_kind_have_the_pixels_that_pillow_gives(tail: bytes):
+    draw = np.random.default_rng(1)
+    for number in range(60):
+        width, height = (int(side) for side in draw.integers(1, 70, 2))
+        options = {"quality": int(draw.integers(1, 100)), "progressive": number % 5 == 0, "optimize": number % 2 == 0}
+        mode = ("L", "RGB", "CMYK")[number % 3]
+        options |= {"subsampling": int(draw.integers(3))} if mode == "RGB" else {}
+        options |= {"restart_marker_blocks": int(draw.integers(1, 6))} if number % 4 == 0 else {}
+        raw = saved(lines(width, height).convert(mode), "JPEG", **options) + tail
+        with Image.open(io.BytesIO(raw)) as image:
+            assert np.array_equal(pixels(raw), np.asarray(image.convert("RGB"))), (width, height, options)
+
+
+def test_a_jpeg_of_several_pictures_gives_the_first():
+    raw = saved(lines(64, 48), "MPO", save_all=True, append_images=[Image.new("RGB", (64, 48), "red")])
+    with Image.open(io.BytesIO(raw)) as image:
+        assert image.format == "MPO"
+        assert np.array_equal(pixels(raw), np.asarray(image))
+
+
+@pytest.mark.parametrize(
+    ("raw", "what"),
+    [
+        (b"<!DOCTYPE html><html><body>404 Not Found</body></html>", "it is a web page"),
+        (b"\n  <HTML><head>", "it is a web page"),
+        (b'<?xml version="1.0"?><svg/>', "XML, such as an SVG drawing; save it as PNG"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "of the kind 'heic', such as HEIC; save it as JPEG"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "git lfs pull"),
+        (b"%PDF-1.7\n", "it is a PDF"),
+    ],
+)
+def test_what_stands_in_the_place_of_a_picture_is_named(raw: bytes, what: str):
+    with pytest.raises(DecodeError, match=f"no picture that Pillow knows: .*{what}"):
+        decode_image(raw)
+
+
+def test_a_program_that_draws_a_picture_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Pillow hands EPS to Ghostscript, whatever the file is called."""
+    from PIL import EpsImagePlugin
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: (tmp_path / "run").touch())
+    raw = saved(Image.new("RGB", (9, 9)), "EPS")
+    with Image.open(io.BytesIO(raw)) as image:
+        assert image.format == "EPS"
+    with pytest.raises(DecodeError, match="PostScript, which is a program"):
+        decode_image(raw)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("side", [13_400, 60_000])

@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 import struct
+import sys
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 from cache import MISSING, NO_ITEM, PRESENT, Block, DataError, UsageError, View, item_key, pack_items
-from extract import read_manifest
+from extract import manifest, read_manifest
 from extract.manifest import Manifest
 from extract.originals import Original, originals
 
@@ -123,10 +124,12 @@ def test_unknown_ids_and_no_ids(posts):
 
 
 def test_only_the_pictures_asked_for_are_read(posts, monkeypatch: pytest.MonkeyPatch):
-    view, inner, read = view_of(posts.read()), Path.read_bytes, []
-    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or inner(path))
+    view, inner, read = view_of(posts.read()), manifest.bytes_of, []
+    monkeypatch.setattr(
+        sys.modules["extract.originals"], "bytes_of", lambda path: read.append(path.name) or inner(path)
+    )
     originals(view, ["p4", "p1"])
-    assert read == ["posts.csv", "4.png", "1.png"]
+    assert read == ["4.png", "1.png"]
 
 
 def test_data_that_is_gone_names_the_folder_and_the_way_out(posts, tmp_path: Path):

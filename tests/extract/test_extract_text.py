@@ -1,4 +1,5 @@
 import json
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -191,3 +192,53 @@ def test_a_vocabulary_larger_than_the_model_is_refused(build: Build, copy: Path)
         file.write("zebra\n")
     with pytest.raises(ModelError, match="vocab"):
         build(copy)
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "byte pairs", "no words"])
+def test_the_start_of_a_long_text_has_the_tokens_of_the_whole(kind: str, monkeypatch: pytest.MonkeyPatch):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    from extract.encoders import text as module
+
+    draw = random.Random(4)  # noqa: S311
+    parts = [
+        "love",
+        " ",
+        "  ",
+        "\n",
+        "the",
+        "ing",
+        "!",
+        ",",
+        "今天",
+        "é",
+        "a\u0301",
+        "x" * 150,
+        "city",
+        "'s",
+        "\t",
+        "🙂",
+    ]
+    texts = ["".join(draw.choices(parts, k=draw.randint(1, 400))) for _ in range(150)]
+    make = {"wordpiece": trainers.WordPieceTrainer, "byte pairs": trainers.BpeTrainer, "no words": trainers.BpeTrainer}
+    backend = Tokenizer(models.WordPiece(unk_token="[UNK]") if kind == "wordpiece" else models.BPE())  # noqa: S106
+    if kind == "byte pairs":
+        backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
+    elif kind == "wordpiece":
+        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.train_from_iterator(texts[:50], make[kind](vocab_size=150, special_tokens=["[UNK]"], show_progress=False))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")  # noqa: S106
+    whole = [module.token_ids(tokenizer, [text], 20) for text in texts]
+    cut = []
+
+    def start_of(*args: object, inner=module._start_of) -> str:
+        cut.append(inner(*args) != args[1])
+        return inner(*args)
+
+    monkeypatch.setattr(module, "LETTERS_A_TOKEN", 3)
+    monkeypatch.setattr(module, "_start_of", start_of)
+    for text, (ids, truncated) in zip(texts, whole, strict=True):
+        found = module.token_ids(tokenizer, [text], 20)
+        assert (found[0][0].tolist(), found[1]) == (ids[0].tolist(), truncated)
+    assert (sum(cut) > 40) == (kind != "no words")

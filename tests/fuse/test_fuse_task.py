@@ -19,10 +19,32 @@ from fuse.task import targets
         (["0.5", "nan"], "classification"),
         (["1e-3", "2"], "regression"),
         ([], "classification"),
+        ([*"0123456789abcdefghij"], "classification"),
+        (["iPhone", "Pixel", "3.5"], "classification"),
     ],
 )
 def test_task_goes_by_the_labels(labels, task):
     assert task_of(np.array(labels, dtype=str)) == task
+
+
+@pytest.mark.parametrize("stray", ["n/a", "nan", "inf", "high", "1,5"])
+def test_a_word_among_quantities_is_refused_and_not_made_a_class(stray):
+    labels = np.array(["1.5", "2", "-0.25", stray, "3"], dtype=object)
+    with pytest.raises(DataError, match=rf"4 of 5 labels are numbers such as 1\.5, .*: '{stray}' \(1 rows\)"):
+        task_of(labels)
+    with pytest.raises(DataError, match="give --task classification"):
+        task_of(np.array([*map(str, range(40)), stray], dtype=object))
+    assert task_of(labels, "classification") == "classification"
+    assert task_of(labels, "regression") == "regression"  # `targets` lists the rows
+
+
+@pytest.mark.parametrize("asked", [None, "classification"])
+def test_one_number_in_two_spellings_is_refused_as_two_classes(asked):
+    labels = np.array(["1", "2", "1.0", "1"], dtype=object)
+    with pytest.raises(DataError, match=r"'1' \(2 rows\) and '1\.0' \(1 rows\) are one number in two spellings"):
+        task_of(labels, asked)
+    assert task_of(labels, "regression") == "regression"
+    assert task_of(np.array(["nan", "NaN", "a"], dtype=object)) == "classification"
 
 
 def test_what_is_asked_for_wins():

@@ -1,0 +1,102 @@
+"""How every command ends: its result, what failed and how to try it again; and what may go to a terminal.
+
+Imports next to nothing, so that `--help` is instant.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from extract import Downloads
+
+DOWNLOADS = "encode-once.downloads"
+"""In click's context, where `read_data` leaves them for `finish`."""
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that move the cursor, colour, ring, hide or turn text around, and halves of characters, which no stream
+takes. Line ends and tabs are not among them."""
+
+
+def visible(text: str) -> str:
+    r"""The text with such characters as `\u001b`, which is what JSON calls them, too.
+
+    Ids, labels and names of files come from the data: on a terminal they must not do more than be read.
+    """
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+@dataclass(frozen=True)
+class Failures:
+    """What a command could not do although it came to its end.
+
+    Attributes:
+        count: how many.
+        what: of what, such as `samples`.
+        shown: the first ones, each with its reason.
+        lists: files that name all of them.
+        retry: the whole command that tries them again, to be copied into a shell.
+        before: what is to be done before; empty where nothing need be.
+        code: the exit code.
+    """
+
+    count: int
+    what: str
+    shown: Sequence[str]
+    lists: Sequence[Path]
+    retry: str
+    before: str = ""
+    code: int = 3
+
+    def as_json(self) -> dict[str, Any]:
+        """The same for programs."""
+        return {"count": self.count, "what": self.what, "lists": [str(one) for one in self.lists], "retry": self.retry}
+
+    def lines(self) -> list[str]:
+        """The same for people."""
+        lists = f", listed in {', '.join(map(str, self.lists))}" if self.lists else ""
+        before = f"; {self.before}" if self.before else ""
+        return [
+            *(f"failed: {one}" for one in self.shown),
+            f"{self.count} {self.what} failed{lists}{before}; to try again:",
+            f"  {self.retry}",
+        ]
+
+
+def typed_command(*more: str, without: Iterable[str] = ()) -> str:
+    """The command as it was typed, to be copied into a shell.
+
+    Args:
+        more: options that are added unless they were typed.
+        without: flags that are left out.
+    """
+    typed = [word for word in sys.argv[1:] if word not in set(without)]
+    if more and more[0] not in typed:
+        typed += more
+    return shlex.join(["pipeline.py", *typed])
+
+
+def finish(as_json: bool, result: Mapping[str, Any], lines: Iterable[str], failures: Failures | None = None) -> None:
+    """Prints for people on stdout, or with --json for people on stderr and one object on stdout.
+
+    Downloads stand first. What failed comes last, stands in the object as `failures` (null where nothing did), and
+    sets the exit code, as downloads that failed do.
+    """
+    context = click.get_current_context()
+    downloads: Downloads | None = context.meta.get(DOWNLOADS)
+    for line in (*(downloads.lines() if downloads else ()), *lines, *(failures.lines() if failures else ())):
+        click.echo(visible(line), err=as_json)
+    if as_json:
+        asked = {"downloads": downloads.as_json()} if downloads and downloads.asked else {}
+        told = {**result, **asked, "failures": failures.as_json() if failures else None}
+        click.echo(visible(json.dumps(told, ensure_ascii=False)))
+    if failures or (downloads and downloads.failed):
+        context.exit(failures.code if failures else 3)
