@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all check audit clean
+.PHONY: demo test test-all check audit fuzz clean
 
 demo: $(VENV)/.run-ready
 	$(BIN)/python pipeline.py demo
@@ -23,6 +23,10 @@ check: $(VENV)/.dev-ready
 # Apart from check, for it asks a service on the network: where that is out of reach it says so, and exits with 75.
 audit: $(VENV)/.dev-ready
 	$(BIN)/python .ci/audit.py
+
+# Some ten minutes on 2 cores; writes benchmarks/results/fuzz.{json,md}.
+fuzz: $(VENV)/.dev-ready
+	$(BIN)/python benchmarks/fuzz.py
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

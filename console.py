@@ -5,6 +5,7 @@ Imports next to nothing, so that `--help` is instant.
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -33,6 +34,8 @@ class Pipeline(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command; exit code 1 for what the user can mend."""
+        if isinstance(sys.stdout, io.TextIOWrapper):  # names of files and labels may hold what a terminal cannot show
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:

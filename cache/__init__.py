@@ -14,7 +14,16 @@ from cache.errors import (
     listing,
 )
 from cache.export import export_table
-from cache.files import TEMPORARY_PREFIX, make_folder, new_folder, remove, replacing, write_json
+from cache.files import (
+    TEMPORARY_PREFIX,
+    check_seal,
+    make_folder,
+    new_folder,
+    remove,
+    replacing,
+    with_seal,
+    write_json,
+)
 from cache.folds import CrossFitted, DataSet, load_data_set, load_folds, tables_of
 from cache.groups import joined_groups
 from cache.key import NO_ITEM, EncoderKey, canonical_json, digest, item_key, pack_items, unpack_items
@@ -69,6 +78,7 @@ __all__ = [
     "Values",
     "View",
     "canonical_json",
+    "check_seal",
     "collect",
     "collected_lines",
     "compact_store",
@@ -107,6 +117,7 @@ __all__ = [
     "task_of",
     "unpack_items",
     "verify_store",
+    "with_seal",
     "write_batches",
     "write_json",
     "write_view",

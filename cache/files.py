@@ -18,6 +18,7 @@ import os
 import secrets
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,6 +141,25 @@ def new_folder(name: str, root: Path = Path("runs")) -> Path:
                 number += 1
     except OSError as error:
         raise StoreError(f"cannot make a folder under {root}: {error.strerror}; choose one by --out") from error
+
+
+def with_seal(content: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON-able content with a checksum, as `check_seal` wants it."""
+    return {**content, "crc32": _crc_of(content)}
+
+
+def check_seal(content: Any, names: AbstractSet[str]) -> None:
+    """Raises ValueError unless JSON holds just these names and its checksum fits; the first version had none."""
+    if not isinstance(content, dict):
+        raise ValueError("it is no JSON object")
+    rest = {name: value for name, value in content.items() if name != "crc32"}
+    if set(rest) != names or ("crc32" in content and content["crc32"] != _crc_of(rest)):
+        raise ValueError("its checksum does not fit")
+
+
+def _crc_of(content: Mapping[str, Any]) -> int:
+    """As `canonical_json`, but heads may have learnt infinite numbers."""
+    return zlib.crc32(json.dumps(content, sort_keys=True, separators=(",", ":")).encode("ascii"))
 
 
 def write_sealed(target: Path, kind: str, fill: Callable[[h5py.File], Mapping[str, Any]], first: bool = False) -> None:

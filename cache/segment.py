@@ -136,7 +136,9 @@ def write_segment(
                 extents[name] = {part: _put(file, f"outputs/{name}/{part}", array) for part, array in parts.items()}
             else:
                 extents[name] = _put(file, f"outputs/{name}", values)
-        return {"extents": extents, "items_crc32": zlib.crc32(packed.tobytes()), "written_by": dict(written_by)}
+        # The folder is the encoder: a segment that is moved to another one holds none of its vectors.
+        about = {"encoder": folder.name, "written_by": dict(written_by)}
+        return {"extents": extents, "items_crc32": zlib.crc32(packed.tobytes()), **about}
 
     target = folder / new_name()
     write_sealed(target, "segment", fill)
@@ -159,6 +161,9 @@ def read_segment(path: Path) -> Segment:
         StoreError: it cannot be read at this moment, or was written by a newer version.
     """
     header = read_header(path, "segment")
+    encoder = path.parent.name
+    if header.get("encoder", encoder) != encoder:  # older segments do not say
+        raise StoreDamaged(f"{path} is of the encoder {header['encoder']}, not of {encoder}; move it to its folder")
     try:
         extents = {name: _extents(path, one, header["size"]) for name, one in header["extents"].items()}
         where = extents.pop("items")

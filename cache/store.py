@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import zlib
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ import numpy as np
 
 from cache.batches import plan_paths, read_batches
 from cache.errors import CacheIncomplete, StoreDamaged, StoreError, UsageError
-from cache.files import make_folder, remove, replacing, write_json
-from cache.key import EncoderKey, canonical_json, pack_items, unpack_items
+from cache.files import check_seal, make_folder, remove, replacing, with_seal, write_json
+from cache.key import EncoderKey, pack_items, unpack_items
 from cache.names import choose_name, families_in, fold_view_name
 from cache.schema import DAMAGED_SUFFIX, FAILURES_FILE, KEY_DIGEST, KEY_FILE, KEY_SCHEMA, PENDING_SUFFIX, VIEW_SUFFIX
 from cache.segment import PART_BYTES, Segment, check_segment, is_segment, merge_segments, read_segment
@@ -46,16 +45,6 @@ class Failure:
         return {"id": self.id, "reason": self.reason, "digest": self.item, "decoder": self.decoder}
 
 
-def _check_sealed(content: Any, names: AbstractSet[str]) -> None:
-    """Raises ValueError unless JSON holds just these names and its checksum fits; the first version had none."""
-    if not isinstance(content, dict):
-        raise ValueError("it is no JSON object")
-    rest = {name: value for name, value in content.items() if name != "crc32"}
-    crc = zlib.crc32(canonical_json(rest))
-    if set(rest) != names or content.get("crc32", crc) != crc:
-        raise ValueError("its checksum does not fit")
-
-
 class EncoderStore:
     """Everything that one encoder has computed: `key.json`, segments, failures."""
 
@@ -77,7 +66,7 @@ class EncoderStore:
         path = self.folder / KEY_FILE
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            _check_sealed(content, {"fields", "name"})
+            check_seal(content, {"fields", "name"})
             key = EncoderKey(content["fields"], content["name"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreDamaged(f"{path} cannot be read ({error}); run extract again to write it") from error
@@ -98,8 +87,7 @@ class EncoderStore:
         try:
             self.key()
         except StoreDamaged:
-            content = {"fields": dict(key.fields), "name": key.name}
-            write_json(self.folder / KEY_FILE, {**content, "crc32": zlib.crc32(canonical_json(content))})
+            write_json(self.folder / KEY_FILE, with_seal({"fields": dict(key.fields), "name": key.name}))
 
     def segment_paths(self) -> list[Path]:
         """Paths of the finished segments, oldest first."""
@@ -268,8 +256,7 @@ def _failure_lines(entries: Sequence[Failure]) -> str:
     """One line an entry. Each says how many there are and has a checksum, so that a cut is seen."""
     lines = []
     for entry in entries:
-        content = {**entry.as_json(), "lines": len(entries)}
-        lines.append(json.dumps({**content, "crc32": zlib.crc32(canonical_json(content))}) + "\n")
+        lines.append(json.dumps(with_seal({**entry.as_json(), "lines": len(entries)})) + "\n")
     return "".join(lines)
 
 
@@ -280,7 +267,7 @@ def _read_failures(text: str) -> list[Failure]:
     names = {"id", "reason", "digest", "decoder"}
     for content in contents:
         sealed = "crc32" in content or "lines" in content  # a line of the first version has neither
-        _check_sealed(content, names | {"lines"} if sealed else names)
+        check_seal(content, names | {"lines"} if sealed else names)
     if any(content.get("lines", len(contents)) != len(contents) for content in contents) or not contents:
         raise ValueError("lines are missing")
     return [Failure(one["id"], one["reason"], one["digest"], one["decoder"]) for one in contents]
@@ -328,7 +315,9 @@ class FeatureStore:
         Raises:
             StoreError: the name cannot be a file's name.
         """
-        if not name or name.startswith(".") or any(sign in name for sign in '/\\:*?"<>|\0\n'):
+        # Half a surrogate pair is Python's way to hold bytes that are no UTF-8, which no text in a file can be.
+        strange = any(sign in '/\\:*?"<>|\0\n' or "\ud800" <= sign <= "\udfff" for sign in name)
+        if not name or strange or name.startswith("."):
             raise StoreError(f"{name!r} cannot name a data set; give a plain name by --name")
         return self.root / f"{name}{VIEW_SUFFIX}"
 

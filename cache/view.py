@@ -180,6 +180,7 @@ def write_view(store: FeatureStore, view: View, pending: bool = False) -> None:
     Args:
         pending: write down only what the data set wants; whoever reads its view is not disturbed.
     """
+    path = store.pending_path(view.name) if pending else store.view_path(view.name)
 
     def fill(file: h5py.File) -> dict[str, Any]:
         """Puts the view into an open file."""
@@ -188,14 +189,15 @@ def write_view(store: FeatureStore, view: View, pending: bool = False) -> None:
         file.attrs["name"] = view.name
         for name in _TEXTS:
             file.create_dataset(name, data=view.columns[name], dtype=string_dtype("utf-8"))
-        about = _about(view, lambda name, values: {**_described(name, values), "offset": _put(file, name, values)})
+        about = _about(
+            path, view, lambda name, values: {**_described(name, values), "offset": _put(file, name, values)}
+        )
         for block in view.blocks.values():
             marks = {"encoder": block.encoder, "output": block.output, "dim": block.dim}
             file[f"blocks/{block.modality}"].attrs.update(marks)  # for people who open the file
         raw = np.frombuffer(canonical_json(about), dtype=np.uint8)
         return {"about": {**_described("about", raw), "offset": _put(file, "about", raw)}}
 
-    path = store.pending_path(view.name) if pending else store.view_path(view.name)
     write_sealed(path, "view", fill)
 
 
@@ -212,12 +214,13 @@ def is_written(store: FeatureStore, view: View) -> bool:
     about = json.loads(_array(path, held, header["about"]).tobytes())
     for extent in (about["groups"], *(array for block in about["blocks"] for array in block["arrays"].values())):
         del extent["offset"]
-    return bool(about == json.loads(canonical_json(_about(view, _described))))
+    return bool(about == json.loads(canonical_json(_about(path, view, _described))))
 
 
-def _about(view: View, put: Callable[[str, np.ndarray], dict[str, Any]]) -> dict[str, Any]:
+def _about(path: Path, view: View, put: Callable[[str, np.ndarray], dict[str, Any]]) -> dict[str, Any]:
     """What a view's file says besides its texts. `put` tells of each array what is written down."""
     return {
+        "file": path.name,  # in another one's place it would pass for that data set
         "digest": view.digest,
         "source": dict(view.source),
         "groups": put("groups", view.groups),
@@ -316,6 +319,11 @@ def read_view(store: FeatureStore, name: str, pending: bool = False) -> View:
         return _read_schema_1(path, name, header, held)
     try:
         about = json.loads(_array(path, held, header["about"]).tobytes())
+        if about.get("file", path.name) != path.name:  # older views do not say
+            raise StoreDamaged(
+                f"{path} was written as {about['file']}, another data set or an unfinished one; give it its name "
+                "back, or run extract again to replace it"
+            )
         blocks = {one["modality"]: _block(one, _Held(path, header, held, one["arrays"], ())) for one in about["blocks"]}
         columns = _Held(path, header, held, {"groups": about["groups"]}, _TEXTS)
         return View(name, columns, blocks, dict(about["source"]))

@@ -9,15 +9,17 @@ import io
 import re
 import unicodedata
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from charset_normalizer import CharsetMatch, from_bytes
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from extract.reading import now
+from extract.room import Room
 
 MAX_PIXELS = 178_956_970
-"""Pictures with more pixels are refused as bombs; Pillow's own limit for an error."""
+"""Pictures with more pixels are refused as bombs; Pillow's own limit for an error. All pictures that are in memory
+at the same time have no more either."""
 
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -39,8 +41,9 @@ _USUAL = ("cp1252", "gb18030", "cp1250", "cp1251", "shift_jis", "euc_kr", "big5"
 _ORIENTATION = 0x0112
 _MARK = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 """In a scan of a JPEG all that is neither data nor a restart."""
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "AVIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "TGA", "ICO", "PCX")
-"""What is taken for a picture. Pillow knows more, EPS among them, for which it would start another program."""
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "HEIF", "BMP", "TIFF", "JPEG2000", "PPM")
+"""Kinds of pictures that are read, as far as this Pillow has them. It knows some forty: among them PostScript, for
+which it starts another program, and many that hardly anybody has looked at for years."""
 _OTHERS = {
     b"<!doctype html": "a web page",
     b"<html": "a web page",
@@ -51,6 +54,10 @@ _OTHERS = {
     b"version https://git-lfs": "a pointer of Git LFS; fetch the file itself with git lfs pull",
 }
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I")
+_BAND = 2**22
+"""Pixels that are converted at a time: on the way to RGB there are up to five copies of them."""
+_LONGEST_REASON = 200
+_in_memory = Room(MAX_PIXELS)
 
 
 class DecodeError(ValueError):
@@ -179,10 +186,18 @@ def _refuse_mixed(raw: bytes, least: int) -> None:
 
 
 def decode_image(raw: bytes, draft: int | None = None) -> Image.Image:
-    """The picture as 8-bit RGB, upright.
+    """The picture as 8-bit RGB, upright; arguments and errors as `decoding`, which also bounds the memory of many."""
+    with decoding(raw, draft) as image:
+        return image
+
+
+@contextlib.contextmanager
+def decoding(raw: bytes, draft: int | None = None) -> Iterator[Image.Image]:
+    """Yields the picture as 8-bit RGB, upright.
 
     EXIF rotation is applied, 16-bit grey is scaled to 8 bits, transparency is laid over white,
-    of an animation the first frame is taken.
+    of an animation the first frame is taken. While the block runs, the picture counts as in memory:
+    with MAX_PIXELS there, other threads wait before they unpack theirs.
 
     Args:
         raw: the file's bytes.
@@ -191,28 +206,41 @@ def decode_image(raw: bytes, draft: int | None = None) -> Image.Image:
 
     Raises:
         DecodeError: empty, truncated, too large, or of no kind in FORMATS.
+        ReadError: there is no memory for it at this moment.
     """
     if not raw:
         raise DecodeError("the file is empty")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of large or odd files; what fails is raised
-            with Image.open(io.BytesIO(_open_ended(raw)), formats=_formats()) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise DecodeError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS} are refused")
-                if draft is not None:
-                    image.draft(None, (draft, draft))
-                image.load()
-                ImageOps.exif_transpose(image, in_place=True)
-        return _to_rgb(image)
-    except UnidentifiedImageError as error:
-        raise DecodeError(f"no picture that Pillow knows{_what_else(raw)}") from error
-    except Image.DecompressionBombError as error:
-        raise DecodeError(f"more than {MAX_PIXELS} pixels are refused") from error
-    except DecodeError:
-        raise
-    except Exception as error:  # on broken files Pillow's decoders raise almost anything
-        raise DecodeError(f"broken picture: {error}") from error
+    with contextlib.ExitStack() as stack:
+        try:
+            image = _unpacked(raw, draft, stack)
+        except UnidentifiedImageError as error:
+            kinds = ", ".join(_formats())
+            raise DecodeError(f"no picture of a kind that is read here ({kinds}){_what_else(raw)}") from error
+        except Image.DecompressionBombError as error:
+            raise DecodeError(f"more than {MAX_PIXELS} pixels are refused") from error
+        except DecodeError:
+            raise
+        except MemoryError as error:
+            raise ReadError(f"there is no memory to unpack its {len(raw)} bytes at this moment") from error
+        except Exception as error:  # on broken files Pillow's decoders raise almost anything
+            reason = str(error)[:_LONGEST_REASON] or type(error).__name__
+            raise DecodeError(f"broken picture: {reason}") from error
+        yield image
+
+
+def _unpacked(raw: bytes, draft: int | None, stack: contextlib.ExitStack) -> Image.Image:
+    """The picture; on the stack the room that it takes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of large or odd files; what fails is raised
+        with Image.open(io.BytesIO(_open_ended(raw)), formats=_formats()) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DecodeError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS} are refused")
+            if draft is not None:
+                image.draft(None, (draft, draft))
+            stack.enter_context(_in_memory.taken(image.width * image.height))
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+    return _to_rgb(image)
 
 
 @functools.cache
@@ -263,7 +291,7 @@ def is_plain_jpeg(raw: bytes) -> bool:
     if not raw.startswith(b"\xff\xd8\xff") or not raw.rstrip(b"\x00").endswith(b"\xff\xd9"):
         return False
     try:
-        with Image.open(io.BytesIO(raw), formats=_formats()) as image:
+        with Image.open(io.BytesIO(raw), formats=("JPEG",)) as image:
             upright = image.getexif().get(_ORIENTATION, 1) == 1
             return upright and image.mode in ("L", "RGB") and image.width * image.height <= MAX_PIXELS
     except Exception:  # what is wrong with it, decode_image says
@@ -275,6 +303,17 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return image
     if image.mode == "F":
         raise DecodeError("the pixels are floating-point numbers without a known range; save it with 8 bits")
+    rows = max(1, _BAND // image.width)
+    if rows >= image.height:
+        return _band_to_rgb(image)
+    whole = Image.new("RGB", image.size)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        whole.paste(_band_to_rgb(image.crop(box)), box)
+    return whole
+
+
+def _band_to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in _SIXTEEN_BIT:
         # Pillow's own conversion clips to 255; 65535 is white in 16 bits.
         return image.convert("I").point(lambda value: value * (1 / 257)).convert("L").convert("RGB")

@@ -125,6 +125,8 @@ def checked_manifest(
             found.append(f"{sample.where}: the id is empty")
         if not _storable(sample.id + sample.label + sample.split):
             found.append(f"{sample.where}: id, label or split holds a NUL or half a surrogate pair")
+        if any(sign in part for part in (sample.id, sample.label, sample.split) for sign in "\r\n"):
+            found.append(f"{sample.where}: id, label or split holds a line break; is a quote left open before it?")
     for name, where in places.items():
         if len(where) > 1 and name:
             found.append(f"id {name!r} stands {len(where)} times ({listing(where, 5)})")

@@ -13,7 +13,7 @@ from safetensors.numpy import load as parse
 from safetensors.numpy import save as serialize
 from sklearn.base import BaseEstimator
 
-from cache import PipelineError, UsageError, digest, make_folder, replacing, write_json
+from cache import PipelineError, UsageError, check_seal, digest, make_folder, replacing, with_seal, write_json
 from fuse.estimators import FusionHead
 from fuse.inputs import BlockScaler
 from fuse.registry import HEADS
@@ -45,7 +45,8 @@ def save(estimator: FusionHead, folder: str | Path) -> None:
     with replacing(folder / TENSORS) as temporary:
         temporary.write_bytes(content)
     shapes = {name: [list(array.shape), array.dtype.name] for name, array in tensors.items()}
-    write_json(folder / STATE, {"schema": RUN_SCHEMA, "estimator": state, "tensors": shapes, "digest": digest(content)})
+    about = {"schema": RUN_SCHEMA, "estimator": state, "tensors": shapes, "digest": digest(content)}
+    write_json(folder / STATE, with_seal(about))
 
 
 def load(folder: str | Path) -> FusionHead:
@@ -62,6 +63,7 @@ def load(folder: str | Path) -> FusionHead:
         tensors = parse(raw)
         if content["schema"] != RUN_SCHEMA:
             raise BundleError(f"{folder} has schema {content['schema']!r}, this version reads {RUN_SCHEMA}")
+        check_seal(content, {"schema", "estimator", "tensors", "digest"})
         _check_tensors(folder, content["tensors"], tensors)
         if digest(raw) != content["digest"]:
             raise BundleError(f"{folder / TENSORS} is not what was saved (its digest does not fit); run fuse again")

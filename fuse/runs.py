@@ -18,10 +18,12 @@ from cache import (
     PipelineError,
     Progress,
     UsageError,
+    check_seal,
     make_folder,
     new_folder,
     silent,
     tables_of,
+    with_seal,
     write_json,
 )
 from fuse.bundle import RUN_SCHEMA
@@ -36,6 +38,18 @@ from fuse.splits import Protocol, protocol_for
 from fuse.task import CLASSIFICATION, task_of
 
 RUN_FILE = "run.json"
+RUN_NAMES = {
+    "schema",
+    "created",
+    "settings",
+    "data",
+    "data_digest",
+    "protocol",
+    "model",
+    "classes",
+    "encoders",
+    "versions",
+}
 _ENCODER_FIELDS = {"encoder", "output", "dim", "spec"}
 PACKAGES = ("numpy", "scikit-learn", "torch", "h5py", "safetensors")
 
@@ -194,8 +208,7 @@ def write_run(
     write_judged(folder / "predictions.csv", table[table.labelled].ids, evaluation.predictions)
     save_bundle(evaluation.model, folder / "model")
     blocks = table.view.blocks
-    write_json(
-        folder / RUN_FILE,
+    about = with_seal(
         {
             "schema": RUN_SCHEMA,
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -210,8 +223,9 @@ def write_run(
                 for name in table.modalities
             },
             "versions": versions(),
-        },
+        }
     )
+    write_json(folder / RUN_FILE, about)
     return metrics
 
 
@@ -250,8 +264,12 @@ def load_run(folder: str | Path) -> Run:
         raise UsageError(f"{folder / RUN_FILE} is damaged; run fuse again")
     if content["schema"] != RUN_SCHEMA:
         raise PipelineError(f"{folder} has schema {content['schema']!r}, this version reads {RUN_SCHEMA}")
-    encoders = content.get("encoders")
-    if not isinstance(encoders, dict) or not isinstance(content.get("settings"), dict):
+    try:
+        check_seal(content, RUN_NAMES)
+    except ValueError as error:
+        raise UsageError(f"{folder / RUN_FILE} is damaged ({error}); run fuse again") from error
+    encoders = content["encoders"]
+    if not isinstance(encoders, dict) or not isinstance(content["settings"], dict):
         raise UsageError(f"{folder / RUN_FILE} is damaged; run fuse again")
     if not all(
         isinstance(one, dict) and set(one) >= _ENCODER_FIELDS and isinstance(one["spec"], dict)

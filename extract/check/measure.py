@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -15,7 +16,7 @@ from PIL import Image
 from cache import Progress
 from extract.arrays import read_array
 from extract.check.near import picture_hash
-from extract.decode import DecodeError, decode_image
+from extract.decode import FORMATS, DecodeError, decoding
 from extract.manifest import Aligned, Content, read_content
 from extract.sound import is_clip, read_clip, seconds_of
 
@@ -95,13 +96,25 @@ def _cores() -> int:
 
 def picture_facts(raw: Any) -> tuple[Any, ...]:
     """A row of `PICTURE`. Raises DecodeError."""
-    upright = decode_image(raw)  # first, for what is wrong it says better than the header alone
-    with Image.open(io.BytesIO(raw)) as image:
-        about = (image.format or "", image.mode)
-        rotated = image.getexif().get(_ORIENTATION, 1) not in (0, 1)
-        animated = bool(getattr(image, "is_animated", False))
-    blank = all(high - low <= ONE_COLOUR for low, high in _extremes(upright))
-    return (*upright.size, len(raw), *about, rotated, animated, blank, *picture_hash(upright))
+    with decoding(raw) as upright:
+        blank = all(high - low <= ONE_COLOUR for low, high in _extremes(upright))
+        seen = (blank, *picture_hash(upright))
+        size = upright.size
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as for decoding itself
+        with Image.open(io.BytesIO(raw), formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+            about = (image.format or "", image.mode)
+            rotated = image.getexif().get(_ORIENTATION, 1) not in (0, 1)
+            animated = _is_animated(image)
+    return (*size, len(raw), *about, rotated, animated, *seen)
+
+
+def _is_animated(image: Image.Image) -> bool:
+    """Whether a second frame follows; one that is broken is no frame, and nothing is ever made of it."""
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # on broken files Pillow raises almost anything
+        return False
 
 
 def _extremes(picture: Image.Image) -> Iterator[tuple[int, int]]:

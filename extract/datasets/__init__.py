@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cache import DataError, StoreDamaged, UsageError, listing
+from cache import DataError, PipelineError, StoreDamaged, UsageError, listing
 from extract.datasets import fakeddit, mosi, mvsa, table
 from extract.manifest import Manifest, inside
 from extract.reading import reading
@@ -63,16 +63,26 @@ def read_manifest(
     path = Path(data)
     if layout is not None and layout not in LAYOUTS:
         raise UsageError(f"there is no layout {layout!r}; choose one of {listing(list(LAYOUTS))}")
+    try:
+        with reading(allow_outside, encoding) as how:
+            manifest = _read(path, layout, dict(columns or {}))
+        return replace(manifest, notes={**manifest.notes, **how.notes()})
+    except PipelineError:
+        raise
+    except OSError as error:  # a folder that may not be looked into, a name that is too long
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _read(path: Path, layout: str | None, columns: Mapping[str, str]) -> Manifest:
     if not path.exists():
         raise DataError(f"there is no data at {path}; give the folder or table as DATA, or try `pipeline.py demo`")
     chosen = LAYOUTS[layout] if layout else next((one for one in LAYOUTS.values() if one.recognise(path)), None)
     if chosen is None:
         expected = "\n".join(f"  {one.name}: {one.expects}" for one in LAYOUTS.values())
         raise DataError(f"{path} {_held(path)}, which is no layout that is known:\n{expected}")
-    with reading(allow_outside, encoding) as how:
-        manifest = chosen.read(path, dict(columns or {}))
-        _check_lists(path, manifest)
-        return replace(manifest, notes={**manifest.notes, **how.notes()})
+    manifest = chosen.read(path, columns)
+    _check_lists(path, manifest)
+    return manifest
 
 
 def _check_lists(path: Path, manifest: Manifest) -> None:

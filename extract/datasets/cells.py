@@ -84,7 +84,7 @@ def array_of(row: Mapping[str, Any], role: str, column: str, root: Path) -> Path
     if isinstance(value, list):
         try:
             return written_array(np.asarray(value, dtype=np.float64))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{column} must be a list of numbers, or of equally long lists of numbers") from error
     name = text_of(row, column)
     sound = kind_of(role, "") == AUDIO

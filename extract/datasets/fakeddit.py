@@ -52,7 +52,7 @@ def _is_list(path: Path) -> bool:
         return False
     try:
         with path.open("rb") as file:
-            header = file.readline(2**16).decode("utf-8-sig", errors="replace").strip()
+            header = file.readline(2**16).decode("utf-8-sig", errors="replace").strip().split("\r")[0]
     except OSError:
         return False
     names = next(csv.reader([header], delimiter="\t" if "\t" in header else ","), [])

@@ -10,11 +10,11 @@ Texts are UTF-8 or GB18030, mixed. DATA is `posts`, or `posts/data`, or one of t
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cache import DataError, UsageError, listing
+from extract.datasets.table import csv_rows
 from extract.decode import DecodeError, decode_text
 from extract.manifest import Content, Manifest, Sample, checked_manifest, inside
 
@@ -85,10 +85,10 @@ def read(path: Path, columns: Mapping[str, str]) -> Manifest:
 
 def _rows(listed: Path, problems: list[str]) -> Iterator[tuple[int, str, str]]:
     try:
-        lines = decode_text(listed.read_bytes()).splitlines()
+        text = decode_text(listed.read_bytes())
     except (OSError, DecodeError) as error:
         raise DataError(f"{listed} cannot be read: {error}") from error
-    for number, row in enumerate(csv.reader(lines), 1):
+    for number, row in csv_rows(listed, text, ","):
         cells = [cell.strip() for cell in row]
         if not any(cells) or (number == 1 and cells[0].lower() in ("guid", "id")):
             continue

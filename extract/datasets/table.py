@@ -19,7 +19,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,8 @@ ROLES: dict[str, tuple[str, ...]] = {
 """Usual names of each column, the preferred first; case does not matter. Words are only taken where they are named."""
 
 FIELD_LIMIT = 64 * 2**20
+_END = "\0the end of the table\0"
+"""Is read after the last row, unless that left a quote open."""
 
 
 @dataclass
@@ -129,6 +131,9 @@ def _read_jsonl(text: str, problems: list[str]) -> Rows:
         except ValueError as error:
             problems.append(f"line {line}: not JSON ({error})")
             continue
+        except RecursionError:
+            problems.append(f"line {line}: lists or objects within each other, too deep to be read")
+            continue
         if not isinstance(row, dict):
             problems.append(f"line {line}: expected a JSON object, found {type(row).__name__}")
             continue
@@ -139,28 +144,42 @@ def _read_jsonl(text: str, problems: list[str]) -> Rows:
 
 
 def _read_delimited(path: Path, text: str, problems: list[str]) -> Rows:
-    csv.field_size_limit(FIELD_LIMIT)  # the default refuses texts above 128 KiB
-    header = text.split("\n", 1)[0]
+    header = re.split("[\r\n]", text, maxsplit=1)[0]
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     if delimiter not in header:
         delimiter = next((sign for sign in ("\t", ";", ",") if sign in header), delimiter)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    found = Rows()
+    rows = csv_rows(path, text, delimiter)
+    found = Rows([name.strip() for name in next(rows, (1, []))[1]])
+    repeated = sorted({name for name in found.columns if found.columns.count(name) > 1})
+    if repeated:
+        raise DataError(f"{path} names a column twice: {listing(repeated)}")
+    for line, cells in rows:
+        if len(cells) == len(found.columns):
+            found.rows.append((line, dict(zip(found.columns, cells, strict=True))))
+        elif cells:
+            problems.append(f"line {line}: {len(cells)} cells under {len(found.columns)} columns")
+    return found
+
+
+def csv_rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """The cells of each row of a table, and the line on which it starts.
+
+    Raises:
+        DataError: a cell is too large, or a quote is never closed, which would swallow the rows that follow.
+    """
+    csv.field_size_limit(FIELD_LIMIT)  # the default refuses texts above 128 KiB
+    reader = csv.reader(io.StringIO(f"{text}\n{_END}", newline=""), delimiter=delimiter)
+    line = 1
     try:
-        found.columns = [name.strip() for name in next(reader, [])]
-        repeated = sorted({name for name in found.columns if found.columns.count(name) > 1})
-        if repeated:
-            raise DataError(f"{path} names a column twice: {listing(repeated)}")
-        line = reader.line_num + 1
         for cells in reader:
-            if len(cells) == len(found.columns):
-                found.rows.append((line, dict(zip(found.columns, cells, strict=True))))
-            elif cells:
-                problems.append(f"line {line}: {len(cells)} cells under {len(found.columns)} columns")
+            if cells == [_END]:
+                return
+            if cells and _END in cells[-1]:
+                raise DataError(f"{path}: a quote opens in the row of line {line} and is never closed")
+            yield line, cells
             line = reader.line_num + 1
     except csv.Error as error:
         raise DataError(f"{path} line {reader.line_num}: {error}") from error
-    return found
 
 
 def _roles(path: Path, found: Sequence[str], named: Mapping[str, str]) -> dict[str, str]:

@@ -17,12 +17,15 @@ from PIL import Image
 from torch import fx, nn
 
 from cache import KEY_SCHEMA, TOKENS, DeviceError, EncoderKey, ModelError, Ragged, Values, listing
-from extract.decode import MAX_PIXELS, DecodeError, decode_image, is_plain_jpeg
+from extract.decode import DecodeError, decoding, is_plain_jpeg
 from extract.encoders.kernels import fold_batch_norms, fuse_convolutions, fuse_linears
 from extract.encoders.spec import COMPUTE, BrokenInputs, EncoderSpec, storage
 from extract.encoders.weights import compute_dtype, weights_digest
 from extract.manifest import Content
 from extract.runtime import Runtime
+
+MAX_RESIZED = 2**25
+"""Pixels of a resized picture, of which the centre is taken: 128 MiB, a picture 512 times as long as it is wide."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,8 @@ class ImageEncoder:
         """The picture as the network takes it, from the bytes of its file; the bytes themselves for nvJPEG."""
         if self._nvjpeg and is_plain_jpeg(light):
             return np.frombuffer(light, dtype=np.uint8)
-        return preprocess(decode_image(light, self._draft), self._preset)
+        with decoding(light, self._draft) as picture:
+            return preprocess(picture, self._preset)
 
     def blank(self) -> np.ndarray:
         """A black picture."""
@@ -166,7 +170,8 @@ class ImageEncoder:
 
     def _by_pillow(self, file: np.ndarray) -> np.ndarray:
         try:
-            return preprocess(decode_image(file.tobytes()), self._preset)
+            with decoding(file.tobytes()) as picture:
+                return preprocess(picture, self._preset)
         except DecodeError as error:
             raise BrokenInputs([file], str(error)) from error
 
@@ -254,7 +259,7 @@ def preprocess(image: Image.Image, preset: Preset) -> np.ndarray:
 def _longer_side(width: int, height: int, preset: Preset) -> int:
     """Of the resized picture. Raises DecodeError where that would fill the memory."""
     longer = int(preset.resize * max(width, height) / min(width, height))
-    if preset.resize * longer > MAX_PIXELS:
+    if preset.resize * longer > MAX_RESIZED:
         raise DecodeError(f"{width} x {height} pixels are too narrow to be resized")
     return longer
 

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cache import ModelError, UsageError
-from extract.decode import decode_image
+from extract.decode import decoding
 from extract.encoders.image import Preset, grid_layer, load_network, preprocess
 from extract.encoders.spec import OUTPUTS, EncoderSpec
 from extract.encoders.text import load_text, longest_text, token_ids
@@ -164,8 +164,8 @@ class TunableImage(Tunable):
 
     def read(self, light: Content, draw: np.random.Generator | None) -> np.ndarray:
         """`uint8 (crop, crop, 3)`: the centre as the encoder takes it, or a random part, perhaps mirrored."""
-        image = decode_image(bytes_of(light), self._draft)  # type: ignore[arg-type]
-        return preprocess(image, self._preset) if draw is None else augmented(image, self._preset, draw)
+        with decoding(bytes_of(light), self._draft) as image:  # type: ignore[arg-type]
+            return preprocess(image, self._preset) if draw is None else augmented(image, self._preset, draw)
 
     def collate(self, inputs: Sequence[np.ndarray]) -> dict[str, Tensor]:
         """`uint8 (b, 3, crop, crop)`."""

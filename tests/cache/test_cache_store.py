@@ -168,7 +168,7 @@ def test_an_empty_store_says_where_it_looked(house, name):
         house.store.choose(name)
 
 
-@pytest.mark.parametrize("name", ["", "..", ".hidden", "a/b", "a\\b", "a\0b", "a:b", "a\nb"])
+@pytest.mark.parametrize("name", ["", "..", ".hidden", "a/b", "a\\b", "a\0b", "a:b", "a\nb", "caf\udce9"])
 def test_a_name_that_could_leave_the_store_is_refused(house, name):
     with pytest.raises(StoreError, match="cannot name a data set"):
         house.store.view_path(name)

@@ -15,6 +15,7 @@ from cache import (
     StoreError,
     finding_lines,
     item_key,
+    load,
     verify_store,
     write_batches,
     write_json,
@@ -223,3 +224,37 @@ def test_the_folder_of_a_newer_version_is_named_and_stays_as_it_is(house):
         encoder.create(EncoderKey(fields))
     assert not isinstance(caught.value, StoreDamaged)
     assert (encoder.folder / "key.json").read_text() == before == json.dumps(json.loads(before), indent=2) + "\n"
+
+
+def exchange(one, other):
+    raw = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(raw)
+
+
+def test_segments_of_two_encoders_of_one_width_do_not_pass_for_each_other(house):
+    contents = ["a", "b"]
+    items = [item_key(content) for content in contents]
+    house.add(contents)
+    house.view({"text": contents})
+    twin = house.encoder(version=2)
+    other = write_segment(twin.folder, items, {"mean": np.zeros((2, 3), "<f4")}, {})
+    [path] = house.encoder().segment_paths()
+    exchange(path, other)
+    with pytest.raises(StoreDamaged, match=f"{path.name} is of the encoder {twin.digest}, not of"):
+        load(house.store.root, "posts")
+    assert set(findings_of(house.store)) == {path, other}
+    assert house.encoder().set_aside_damaged() == [path.with_suffix(".damaged")]
+
+
+def test_views_do_not_pass_for_each_other_nor_an_announcement_for_a_view(filled):
+    filled.view({"text": ["c", "é", "a"]}, name="reviews")
+    one, two = filled.store.view_path("posts"), filled.store.view_path("reviews")
+    exchange(one, two)
+    assert set(findings_of(filled.store)) == {one, two}
+    for name, other in (("posts", "reviews"), ("reviews", "posts")):
+        with pytest.raises(StoreDamaged, match=f"{name}.view.h5 was written as {other}.view.h5, another data set"):
+            load(filled.store.root, name)
+    shutil.copy(filled.store.pending_path("next"), filled.store.view_path("next"))
+    with pytest.raises(StoreDamaged, match=r"next\.view\.h5 was written as next\.pending\.h5"):
+        load(filled.store.root, "next")

@@ -54,7 +54,7 @@ def test_what_is_missing_and_broken_is_named(bad):
     assert bad.summary["failed"] == 2
     assert {one["id"]: one["modality"] for one in bad.summary["failures"]} == {"p8": "image", "p10": "image"}
     reasons = {one["id"]: one["reason"] for one in bad.summary["failures"]}
-    assert "no picture that Pillow knows" in reasons["p10"]
+    assert "it is a web page" in reasons["p10"]
     assert reasons["p8"]
     assert bad.summary["modalities"]["text"]["missing"] == 1
     assert keys(bad)["image-broken"] == "warning"

@@ -1,13 +1,23 @@
+import contextlib
 import io
 import struct
+import subprocess
+import sys
+import time
+import tracemalloc
 import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, features
 
-from extract.decode import DecodeError, decode_image, decode_text
+import extract.decode
+from extract.decode import MAX_PIXELS, DecodeError, ReadError, decode_image, decode_text, decoding
+from extract.room import Room
+from tests.conftest import ROOT
 
 
 def saved(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -151,7 +161,7 @@ def test_truncation_and_foreign_files_are_told_apart():
         decode_image(raw[: len(raw) // 2])
     with pytest.raises(DecodeError, match="the file is empty"):
         decode_image(b"")
-    with pytest.raises(DecodeError, match="no picture that Pillow knows"):
+    with pytest.raises(DecodeError, match="no picture of a kind"):
         decode_image(b"<!DOCTYPE html><html><body>404 Not Found</body></html>")
 
 
@@ -229,7 +239,7 @@ def test_a_jpeg_of_several_pictures_gives_the_first():
     ],
 )
 def test_what_stands_in_the_place_of_a_picture_is_named(raw: bytes, what: str):
-    with pytest.raises(DecodeError, match=f"no picture that Pillow knows: .*{what}"):
+    with pytest.raises(DecodeError, match=f"no picture of a kind .*: .*{what}"):
         decode_image(raw)
 
 
@@ -255,3 +265,146 @@ def test_bombs_are_refused_before_they_are_unpacked(side: int):
     raw = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
     with pytest.raises(DecodeError, match="178956970"):
         decode_image(raw)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PCX", "TGA", "DDS", "SGI", "ICO"])
+def test_kinds_that_nobody_asks_for_are_refused_and_no_program_is_started(kind: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was called"))
+    raw = saved(Image.fromarray(noise(16, 16, 3)), kind)
+    assert Image.open(io.BytesIO(raw)).size == (16, 16)
+    with pytest.raises(DecodeError, match=r"no picture of a kind that is read here \(JPEG, PNG"):
+        decode_image(raw)
+
+
+LARGE = {
+    "RGBA": Image.fromarray(noise(300, 200, 4)),
+    "LA": Image.fromarray(noise(300, 200, 4)).convert("LA"),
+    "palette": Image.fromarray(noise(300, 200, 3)).quantize(20),
+    "I;16": Image.fromarray(np.random.default_rng(0).integers(0, 2**16, (300, 200), dtype=np.uint16)),
+    "1": Image.fromarray(noise(300, 200)).convert("1"),
+    "CMYK": Image.fromarray(noise(300, 200, 4), "CMYK"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated")
+@pytest.mark.parametrize("name", LARGE)
+def test_large_pictures_are_converted_in_bands_to_the_same_pixels(name: str, monkeypatch: pytest.MonkeyPatch):
+    options = {"transparency": 7} if name == "palette" else {}
+    raw = saved(LARGE[name], "TIFF" if name == "CMYK" else "PNG", **options)
+    at_once = pixels(raw)
+    monkeypatch.setattr("extract.decode._BAND", 200 * 7)  # 43 bands, the last of 6 rows
+    assert np.array_equal(pixels(raw), at_once)
+
+
+def test_pictures_of_several_threads_are_in_memory_only_as_far_as_there_is_room(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("extract.decode._in_memory", Room(2 * 64 * 64))
+    raw = saved(Image.fromarray(noise(64, 64, 3)))
+    held: list[int] = []
+    most: list[int] = []
+
+    def work(_: int) -> None:
+        with decoding(raw) as picture:
+            held.append(picture.width)
+            most.append(len(held))
+            time.sleep(0.005)
+            held.pop()
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(work, range(30)))
+    assert (max(most), len(most)) == (2, 30)
+    with decoding(saved(Image.new("L", (200, 100)))) as picture:  # larger than all the room: alone it gets in
+        assert picture.size == (200, 100)
+
+
+def test_room_is_given_back_where_decoding_fails():
+    raw = saved(Image.fromarray(noise(40, 50, 3)), "JPEG")
+    before = extract.decode._in_memory._held
+    for damaged in (raw[: len(raw) // 2], raw):
+        with contextlib.suppress(DecodeError), decoding(damaged):
+            pass
+    assert extract.decode._in_memory._held == before == 0
+
+
+def test_a_picture_for_which_there_is_no_memory_may_be_tried_again(monkeypatch: pytest.MonkeyPatch):
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", full)
+    with pytest.raises(ReadError, match="there is no memory to unpack its"):
+        decode_image(saved(Image.fromarray(noise(40, 50, 3))))
+
+
+@pytest.mark.slow
+def test_a_small_file_of_many_pixels_takes_a_bounded_part_of_the_memory():
+    """WebP wants most: 16 bytes a pixel."""
+    code = f"""
+import io, resource, sys; sys.path.insert(0, {str(ROOT)!r})
+from PIL import Image
+from extract.decode import decode_image
+Image.MAX_IMAGE_PIXELS = None
+for kind, options in (("PNG", {{}}), ("WEBP", {{"lossless": True, "method": 0}}), ("GIF", {{"transparency": 0}})):
+    file = io.BytesIO()
+    picture = Image.new("P" if kind == "GIF" else "RGBA", (7000, 7000))
+    picture.save(file, kind, **options)
+    del picture
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert decode_image(file.getvalue()).size == (7000, 7000)
+    print(kind, len(file.getvalue()), before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert [row[0] for row in rows] == ["PNG", "WEBP", "GIF"]
+    assert all(int(size) < 300_000 for _, size, _, _ in rows)
+    assert int(rows[-1][3]) * 1024 < 20 * 49e6 + 200e6
+    assert MAX_PIXELS * 16 < 3e9
+
+
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def within_png(kind: bytes, start: bytes) -> bytes:
+    """A picture with 80 MB of zeros in a chunk of text or colours."""
+    raw = saved(Image.fromarray(noise(8, 8, 3)))
+    return raw[:33] + png_chunk(kind, start + zlib.compress(bytes(80_000_000), 1)) + raw[33:]
+
+
+def with_directories(count: int) -> bytes:
+    """A TIFF whose directory is followed by so many, the last by the first."""
+    raw = bytearray(saved(Image.fromarray(noise(8, 8)), "TIFF"))
+    at = struct.unpack_from("<I", raw, 4)[0]
+    for number in range(count):
+        end = at + 2 + 12 * struct.unpack_from("<H", raw, at)[0]
+        if number == count - 1:
+            struct.pack_into("<I", raw, end, struct.unpack_from("<I", raw, 4)[0])
+            break
+        struct.pack_into("<I", raw, end, len(raw))
+        at = len(raw)
+        raw += struct.pack("<H", 0) + bytes(4)
+    return bytes(raw)
+
+
+BOMBS: dict[str, Callable[[], bytes]] = {
+    "text": lambda: within_png(b"zTXt", b"key\0\0"),
+    "international text": lambda: within_png(b"iTXt", b"key\0\1\0\0\0"),
+    "colour profile": lambda: within_png(b"iCCP", b"key\0\0"),
+    "5000 directories in a ring": lambda: with_directories(5000),
+    "a canvas of 60000 x 60000": lambda: b"GIF89a" + struct.pack("<HHBBB", 60_000, 60_000, 0, 0, 0) + bytes(50),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_bombs_within_a_picture_cost_neither_time_nor_memory(name: str):
+    raw = BOMBS[name]()
+    assert len(raw) < 400_000
+    tracemalloc.start()
+    started = time.perf_counter()
+    try:
+        found = str(decode_image(raw).size)
+    except DecodeError as error:
+        found = str(error)
+    seconds, most = time.perf_counter() - started, tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == "(8, 8)" or len(found) < 300
+    assert seconds < 5
+    assert most < 70e6

@@ -315,7 +315,7 @@ def test_a_jpeg_too_narrow_to_be_resized_is_refused_by_nvjpeg_too(
 ):
     if not batched:
         monkeypatch.setattr("torchvision.io.decode_jpeg", refuse)
-    monkeypatch.setattr("extract.encoders.image.MAX_PIXELS", 256 * 2000)  # 1 x 8000 of the real limit
+    monkeypatch.setattr("extract.encoders.image.MAX_RESIZED", 256 * 2000)  # 1 x 8000 of the real limit
     raw = jpeg(smooth(4, 40))
     with pytest.raises(BrokenInputs, match="4 x 40 pixels are too narrow to be resized"):
         by_nvjpeg.encode([by_nvjpeg.decode(raw)])

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -134,14 +135,14 @@ def test_what_can_no_more_be_decoded_is_a_finding(posts, bench, verify, monkeypa
     from extract.encoders import image
 
     bench.extract(posts.read(), bench.image)
-    inner, refused = image.decode_image, (posts.folder / "4.png").read_bytes()
+    inner, refused = image.decoding, (posts.folder / "4.png").read_bytes()
 
-    def decode(raw: bytes, draft: int | None = None) -> Image.Image:
+    def decode(raw: bytes, draft: int | None = None) -> AbstractContextManager[Image.Image]:
         if raw == refused:
             raise DecodeError("this decoder is too new")
         return inner(raw, draft)
 
-    monkeypatch.setattr(image, "decode_image", decode)
+    monkeypatch.setattr(image, "decoding", decode)
     found = verify()
     assert found["rows"] == 9
     (finding,) = found["findings"]

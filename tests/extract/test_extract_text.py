@@ -15,6 +15,7 @@ from extract.encoders.text import TextEncoder
 from extract.runtime import Runtime
 
 TEXTS = ["the day", "", "love " * 40, "rain suns", "a great my awful city?", "unknownword", "home " * 22]
+POSITIONS = 24
 Build = Callable[..., TextEncoder]
 
 
@@ -242,3 +243,30 @@ def test_the_start_of_a_long_text_has_the_tokens_of_the_whole(kind: str, monkeyp
         found = module.token_ids(tokenizer, [text], 20)
         assert (found[0][0].tolist(), found[1]) == (ids[0].tolist(), truncated)
     assert (sum(cut) > 40) == (kind != "no words")
+
+
+LONG = {
+    "words": "the great street and my home, ",
+    "one word": "x",
+    "signs without spaces": "home!coffee?",
+    "chinese": "今天天气很好",
+    "blanks, then words": " " * 40_000 + "the rain ",
+    "long words": "home" * 30 + " sun ",
+    "marks that combine": "e\u0301\u0300 day ",
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_long_texts_are_cut_to_the_pieces_that_they_have_as_a_whole(bert: Path, name: str):
+    from transformers import BertTokenizerFast
+
+    from extract.encoders import text as module
+
+    tokenizer = BertTokenizerFast.from_pretrained(bert)
+    first = POSITIONS * module.LETTERS_A_TOKEN
+    for length in (first - 1, first, first + 1, 90_000):
+        content = (LONG[name] * (length // len(LONG[name]) + 1))[:length]
+        ids, truncated = module.token_ids(tokenizer, [content, "a day"], POSITIONS)
+        whole = tokenizer([content, "a day"], truncation=True, max_length=POSITIONS)
+        assert [one.tolist() for one in ids] == whole["input_ids"]
+        assert truncated == sum(bool(one.overflowing) for one in whole.encodings)

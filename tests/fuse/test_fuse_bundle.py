@@ -113,8 +113,17 @@ def test_tensor_other_than_saved_is_refused_by_name(saved, change, found):
 def test_state_other_than_saved_is_refused(saved, change, message):
     state = json.loads((saved / STATE).read_text())
     change(state)
+    del state["crc32"]  # as an earlier version wrote it; else its checksum alone would tell
     (saved / STATE).write_text(json.dumps(state))
     with pytest.raises(PipelineError, match=message):
+        load(saved)
+
+
+def test_a_label_that_was_changed_on_disk_is_not_predicted(saved, posts):
+    raw, label = (saved / STATE).read_bytes(), json.dumps(posts.classes[0]).encode()
+    assert label in raw
+    (saved / STATE).write_bytes(raw.replace(label, label[:-2] + b'?"'))
+    with pytest.raises(PipelineError, match="its checksum does not fit"):
         load(saved)
 
 

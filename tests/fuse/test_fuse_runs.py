@@ -119,6 +119,20 @@ def test_damaged_run_file_is_refused_by_path(written, content):
         load_run(written.folder)
 
 
+def test_a_run_file_of_which_one_letter_changed_is_refused(written):
+    path = written.folder / "run.json"
+    raw = path.read_text()
+    for part, other in (('"encoder"', '"encodes"'), ("logreg", "logres"), ('"crc32"', '"crc33"')):
+        assert part in raw
+        path.write_text(raw.replace(part, other, 1))
+        with pytest.raises(PipelineError, match=r"run\.json is damaged \(its checksum does not fit\); run fuse again"):
+            load_run(written.folder)
+    content = json.loads(raw)
+    del content["crc32"]  # as an earlier version wrote it
+    path.write_text(json.dumps(content))
+    assert load_run(written.folder).settings["head"] == content["settings"]["head"]
+
+
 def test_finished_run_is_never_overwritten(written, posts, tmp_path):
     folder = written.folder
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

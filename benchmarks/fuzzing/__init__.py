@@ -1,0 +1,1 @@
+"""What `benchmarks/fuzz.py` throws at the pipeline, one kind of input a file."""
