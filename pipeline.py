@@ -65,6 +65,7 @@ def main() -> None:
 
     \b
     pipeline.py demo                   see it work, offline, in about a minute
+    pipeline.py check DATA             what is in it: duplicates, conflicts, leaks, broken files
     pipeline.py extract DATA --gpu     encode what is not yet in features/
     pipeline.py fuse --head mlp        train and judge a head on it
     pipeline.py ablate                 compare heads x modalities x seeds x folds; report.html
@@ -112,6 +113,34 @@ def extract(data: str, store: Path, name: str | None, as_json: bool, **options: 
     seconds = time.perf_counter() - started
     lines = extraction_lines(manifest, done, store, seconds)
     finish(as_json, extraction_result(done, store, read, seconds), lines, failed_in([done], store))
+
+
+@main.command()
+@click.argument("data", default="data", type=click.Path())
+@modalities_option
+@data_options
+@task_option
+@click.option("--text-model", help="Whose tokens are counted; bert-base-uncased by default, if it is here.")
+@click.option("--max-length", type=int, help="Longest text in tokens; the model's own limit by default.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the report; a new one under runs/ by default.")
+@json_option
+def check(data: str, out: Path | None, as_json: bool, **options: Any) -> None:
+    """Report what DATA holds before anything is encoded: check.html, with examples, check.json and rows.csv.
+
+    Rows, classes, splits, lengths, sizes; what is missing, broken, equal or nearly so, on several sides of a split
+    or with several labels; what alone gives the label away. Exit code 3: some rows cannot be decoded.
+    """
+    from extract import CheckSettings, check_data, check_lines, write_check
+
+    modalities = parse_modalities(options["modalities"])
+    settings = CheckSettings(modalities, options["text_model"], options["max_length"], options["task"])
+    manifest = read_data(data, options)
+    done = with_bars(lambda bars: check_data(manifest, settings, bars))
+    folder = write_check(done, out)
+    lines = [*check_lines(done.summary), f"report: {folder / 'check.html'}"]
+    finish(as_json, {**done.summary, "out": str(folder)}, lines)
+    if done.summary["failed"]:
+        click.get_current_context().exit(3)
 
 
 @main.command()

@@ -14,10 +14,20 @@ from cache.errors import (
     listing,
 )
 from cache.export import export_table
-from cache.files import TEMPORARY_PREFIX, check_seal, make_folder, remove, replacing, with_seal, write_json
+from cache.files import (
+    TEMPORARY_PREFIX,
+    check_seal,
+    make_folder,
+    new_folder,
+    remove,
+    replacing,
+    with_seal,
+    write_json,
+)
 from cache.folds import CrossFitted, DataSet, load_data_set, load_folds, tables_of
 from cache.groups import joined_groups
 from cache.key import NO_ITEM, EncoderKey, canonical_json, digest, item_key, pack_items, unpack_items
+from cache.labels import CLASSIFICATION, REGRESSION, SPLITS, TASKS, label_numbers, task_of
 from cache.merge import merge_stores
 from cache.names import fold_view_name
 from cache.plan import Plan, plan_extraction
@@ -32,12 +42,16 @@ from cache.view import Block, View, is_written, placed, read_view, write_view
 from cache.writer import FeatureWriter
 
 __all__ = [
+    "CLASSIFICATION",
     "FAILED",
     "FAILURES_FILE",
     "KEY_SCHEMA",
     "MISSING",
     "NO_ITEM",
     "PRESENT",
+    "REGRESSION",
+    "SPLITS",
+    "TASKS",
     "TEMPORARY_PREFIX",
     "TOKENS",
     "Batch",
@@ -78,12 +92,14 @@ __all__ = [
     "item_key",
     "join_items",
     "joined_groups",
+    "label_numbers",
     "listing",
     "load",
     "load_data_set",
     "load_folds",
     "make_folder",
     "merge_stores",
+    "new_folder",
     "pack_items",
     "placed",
     "plan_extraction",
@@ -98,6 +114,7 @@ __all__ = [
     "table_of",
     "tables_of",
     "take_items",
+    "task_of",
     "unpack_items",
     "verify_store",
     "with_seal",

@@ -127,6 +127,22 @@ def write_json(target: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def new_folder(name: str, root: Path = Path("runs")) -> Path:
+    """Makes the first free folder `runs/<name>-<number>`."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while True:
+            folder = root / f"{name}-{number}"
+            try:
+                folder.mkdir()
+                return folder
+            except FileExistsError:
+                number += 1
+    except OSError as error:
+        raise StoreError(f"cannot make a folder under {root}: {error.strerror}; choose one by --out") from error
+
+
 def with_seal(content: Mapping[str, Any]) -> dict[str, Any]:
     """JSON-able content with a checksum, as `check_seal` wants it."""
     return {**content, "crc32": _crc_of(content)}

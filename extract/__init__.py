@@ -16,6 +16,9 @@ from extract.stage import Extraction, Settings, extract
 from extract.summary import extraction_lines, extraction_result, failed_samples
 
 if TYPE_CHECKING:
+    from extract.check.lines import check_lines
+    from extract.check.page import write_check
+    from extract.check.run import Checked, CheckSettings, check_data
     from extract.downloads.manners import Manners
     from extract.downloads.result import Downloads
     from extract.downloads.run import download
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from extract.finetune.tune import Lesson, Tuned, tune
 
 _LATE = {
+    "CheckSettings": "extract.check.run",
+    "Checked": "extract.check.run",
     "FeatureExtractor": "extract.extractor",
     "Downloads": "extract.downloads.result",
     "Lesson": "extract.finetune.tune",
@@ -32,13 +37,18 @@ _LATE = {
     "Tuned": "extract.finetune.tune",
     "Tuning": "extract.finetune.settings",
     "Processes": "extract.finetune.processes",
+    "check_data": "extract.check.run",
+    "check_lines": "extract.check.lines",
     "download": "extract.downloads.run",
     "tune": "extract.finetune.tune",
+    "write_check": "extract.check.page",
 }
 """Names that are loaded when they are asked for: sklearn and torch take longer than an unchanged `extract`."""
 
 __all__ = [
     "LAYOUTS",
+    "CheckSettings",
+    "Checked",
     "Downloads",
     "EncoderSpec",
     "Extraction",
@@ -57,6 +67,8 @@ __all__ = [
     "Tuning",
     "bench",
     "bench_lines",
+    "check_data",
+    "check_lines",
     "checked_manifest",
     "choose_specs",
     "default_name",
@@ -72,6 +84,7 @@ __all__ = [
     "read_manifest",
     "tune",
     "verify_by_encoding",
+    "write_check",
     "write_demo",
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -111,6 +112,25 @@ def _original(view: View, row: int, inputs: Mapping[str, Content], side: int) ->
             except DecodeError:
                 lost += 1
     return Original(texts, pictures), lost
+
+
+def shown_of(inputs: Mapping[str, Content], side: int) -> Original:
+    """What can be shown of a sample as it lies there now: what is gone or broken is left out.
+
+    Args:
+        inputs: of the sample.
+        side: the longest side of a picture, in pixels.
+    """
+    texts: dict[str, str] = {}
+    pictures: dict[str, bytes] = {}
+    for modality, place in inputs.items():
+        content = _content(place) if kind_of(modality, "") in DEFAULT_MODELS else None
+        if isinstance(content, str):
+            texts[modality] = _cut(content)
+        elif content is not None:
+            with contextlib.suppress(DecodeError):
+                pictures[modality] = _thumbnail(content, side)
+    return Original(texts, pictures)
 
 
 def _content(content: Content | None) -> str | bytes | None:

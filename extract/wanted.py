@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
@@ -32,27 +32,43 @@ def wanted_view(name: str, manifest: Manifest, blocks: Sequence[Block]) -> View:
         column: np.array([getattr(sample, attribute) for sample in samples], dtype=object)
         for column, attribute in _TEXTS.items()
     }
-    groups = joined_groups(len(samples), [[sample.group or None for sample in samples], *_joining(blocks)])
+    groups = kept_together([sample.group for sample in samples], _alike(blocks))
     source = {"data": absolute(manifest.path), "layout": manifest.layout, **manifest.notes}
     return View(name, {**texts, "groups": groups}, {block.modality: block for block in blocks}, source)
 
 
-def _joining(blocks: Sequence[Block]) -> Iterator[Sequence[Hashable | None]]:
-    """What joins samples into groups: equal content, be it in one column or in two that one encoder reads.
+def kept_together(groups: Sequence[str], alike: Iterable[Sequence[Sequence[bytes]]]) -> np.ndarray:
+    """Which of `n` samples folds never part: those of one group and those of equal content, however long the chain.
 
-    Rows of a table with the same numbers and categories are not the same thing twice.
+    Args:
+        groups: of each sample, empty where it has none.
+        alike: for each encoder its columns, and of each column the item keys of the samples; NO_ITEM joins with
+            nothing.
+
+    Returns:
+        `int64 (n,)`, the number of the sample's group.
     """
-    by_encoder: dict[str, list[Block]] = {}
+    return joined_groups(len(groups), [[group or None for group in groups], *map(_joining, alike)])
+
+
+def _alike(blocks: Sequence[Block]) -> list[list[list[bytes]]]:
+    """The columns of each encoder; rows of a table with the same numbers are not the same thing twice."""
+    by_encoder: dict[str, list[list[bytes]]] = {}
     for block in blocks:
         if kind_of(block.modality, block.spec.get("model", "")) != TABULAR:
-            by_encoder.setdefault(block.encoder, []).append(block)
-    for alike in by_encoder.values():
-        items = [item if item != NO_ITEM else None for block in alike for item in unpack_items(block.items)]
-        n = len(alike[0].items)
-        if len(alike) == 1:
-            yield items
-        else:  # every column's content as a sample of its own, held together by the number of the row
-            yield joined_groups(len(items), [list(range(n)) * len(alike), items])[:n].tolist()
+            by_encoder.setdefault(block.encoder, []).append(unpack_items(block.items))
+    return list(by_encoder.values())
+
+
+def _joining(columns: Sequence[Sequence[bytes]]) -> Sequence[Hashable | None]:
+    """What joins samples into groups: equal content, be it in one column or in two that one encoder reads."""
+    items = [item if item != NO_ITEM else None for column in columns for item in column]
+    n = len(columns[0])
+    if len(columns) == 1:
+        return items
+    # Every column's content as a sample of its own, held together by the number of the row.
+    joined: list[int] = joined_groups(len(items), [list(range(n)) * len(columns), items])[:n].tolist()
+    return joined
 
 
 def announce(store: FeatureStore, view: View) -> list[str]:

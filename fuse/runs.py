@@ -17,10 +17,10 @@ from cache import (
     FeatureTable,
     PipelineError,
     Progress,
-    StoreError,
     UsageError,
     check_seal,
     make_folder,
+    new_folder,
     silent,
     tables_of,
     with_seal,
@@ -176,22 +176,6 @@ def check_free(folder: Path) -> None:
     """Raises a UsageError when the folder holds a run already: results are never overwritten."""
     if (folder / RUN_FILE).exists():
         raise UsageError(f"{folder} holds a run already; choose another --out or remove it")
-
-
-def new_folder(name: str, root: Path = Path("runs")) -> Path:
-    """Makes the first free folder `runs/<name>-<number>`."""
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        number = 1
-        while True:
-            folder = root / f"{name}-{number}"
-            try:
-                folder.mkdir()
-                return folder
-            except FileExistsError:
-                number += 1
-    except OSError as error:
-        raise StoreError(f"cannot make a folder under {root}: {error.strerror}; choose one by --out") from error
 
 
 def write_run(

@@ -8,20 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
-from cache import CrossFitted, DataError, DataSet, FeatureTable, UsageError, listing
+from cache import SPLITS, CrossFitted, DataError, DataSet, FeatureTable, UsageError, listing
 from fuse.task import CLASSIFICATION
-
-SPLITS = {
-    "train": "train",
-    "training": "train",
-    "valid": "valid",
-    "val": "valid",
-    "dev": "valid",
-    "validation": "valid",
-    "test": "test",
-    "testing": "test",
-}
-"""Names of splits as data sets give them, and what they mean."""
 
 OF_FOLD_0 = "of fold 0 of a cross-fitted data set, with the encoders of fold 0, fitted to its training rows"
 """In words, the model that is kept where no encoders have seen all rows."""

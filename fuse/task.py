@@ -1,69 +1,12 @@
-"""Classification or regression: what the labels are taken for."""
+"""Classification or regression: what heads learn from the labels."""
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
 
-from cache import DataError, FeatureTable, UsageError, listing
+from cache import CLASSIFICATION, REGRESSION, TASKS, DataError, FeatureTable, label_numbers, listing, task_of
 
-CLASSIFICATION, REGRESSION = "classification", "regression"
-TASKS = (CLASSIFICATION, REGRESSION)
-
-MOST_CLASSES = 20
-"""Whole numbers of more values than this are quantities, not names of classes."""
-
-
-def task_of(labels: np.ndarray, asked: str | None = None) -> str:
-    """The task that `n` labels, texts, are for.
-
-    Regression where every label is a number and some are not whole or there are more than 20
-    different ones; else classification.
-
-    Args:
-        labels: of the labelled rows.
-        asked: what the user says it is; None looks at the labels.
-
-    Raises:
-        UsageError: there is no such task.
-        DataError: most labels are quantities and some are words; one number is written in two ways as a class.
-    """
-    if asked is not None and asked not in TASKS:
-        raise UsageError(f"there is no task {asked!r}; choose one of {listing(TASKS)}")
-    task = asked or _looks_like(labels)
-    if task == CLASSIFICATION:
-        _refuse_two_spellings(labels)
-    return task
-
-
-def _looks_like(labels: np.ndarray) -> str:
-    numbers = _numbers(labels)
-    known = numbers[np.isfinite(numbers)]
-    quantities = bool((known != np.round(known)).any()) or len(np.unique(known)) > MOST_CLASSES
-    if not quantities or len(known) * 2 <= len(labels):
-        return CLASSIFICATION
-    if len(known) < len(labels):
-        words = Counter(labels[~np.isfinite(numbers)].tolist())
-        shown = listing([f"{word!r} ({count} rows)" for word, count in words.most_common()], 5)
-        raise DataError(
-            f"{len(known)} of {len(labels)} labels are numbers such as {known[0]:g}, the others are not: {shown}; "
-            "correct these or leave them empty, or give --task classification if each is the name of a class"
-        )
-    return REGRESSION
-
-
-def _refuse_two_spellings(labels: np.ndarray) -> None:
-    """As classes, 1 and 1.0 would be two."""
-    counts = Counter(labels.tolist())
-    first: dict[float, str] = {}
-    for label in counts:
-        other = first.setdefault(_number(label), label)
-        if other != label and np.isfinite(_number(label)):
-            raise DataError(
-                f"the labels {other!r} ({counts[other]} rows) and {label!r} ({counts[label]} rows) are one number in "
-                "two spellings, and would be two classes; write them in one way"
-            )
+__all__ = ["CLASSIFICATION", "REGRESSION", "TASKS", "targets", "task_of"]
 
 
 def targets(table: FeatureTable, task: str) -> np.ndarray:
@@ -74,7 +17,7 @@ def targets(table: FeatureTable, task: str) -> np.ndarray:
     """
     if task == CLASSIFICATION:
         return table.y
-    numbers = _numbers(table.y)
+    numbers = label_numbers(table.y)
     wrong = ~np.isfinite(numbers)
     if wrong.any():
         rows = [f"{id_} ({label})" for id_, label in zip(table.ids[wrong], table.y[wrong], strict=True)]
@@ -83,15 +26,3 @@ def targets(table: FeatureTable, task: str) -> np.ndarray:
             "correct them, or give --task classification"
         )
     return numbers
-
-
-def _numbers(labels: np.ndarray) -> np.ndarray:
-    """Each label as a number, NaN where it is none."""
-    return np.array([_number(label) for label in labels], dtype=np.float64)
-
-
-def _number(label: str) -> float:
-    try:
-        return float(label)
-    except ValueError:
-        return float("nan")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ from extract.runtime import Runtime
 
 LETTERS_A_TOKEN, LAST_WORDS = 32, 4
 TOKENIZE_AT_ONCE = 4096
+COUNTED_AT_ONCE = 1_000_000
+"""Characters: what the tokenizer says of each takes some hundred bytes."""
 _REMEDY = (
     "Give a folder with config.json, tokenizer and weights by --text-model FOLDER, or --random-init SEED where only "
     "weights are lacking"
@@ -280,3 +282,48 @@ def _words_of(words: Sequence[str], encoding: Any) -> np.ndarray | str:
             return f"the piece {token!r} of the text is not of one word, so that nothing can be aligned with it"
         places.append(word)
     return np.array(places, dtype=np.int64)
+
+
+class TokenCounter:
+    """How many tokens a text model makes of a text, `[CLS]` and `[SEP]` counted.
+
+    Args:
+        model: name or folder; only its tokenizer and config are loaded.
+        max_length: longest text in tokens; None takes what the model was made for.
+        local: take the model only from here, and never ask the hub.
+
+    Attributes:
+        longest: the most tokens that a text keeps.
+
+    Raises:
+        ModelError: the tokenizer cannot be found.
+    """
+
+    def __init__(self, model: str, max_length: int | None = None, local: bool = False) -> None:
+        spec = EncoderSpec("text", model, max_length=max_length)
+        tokenizer, config, _ = _named(spec).load(lambda offline: _load_tokenizer(spec, offline or local))
+        self.longest = longest_text(spec, tokenizer, config)
+        self._backend = tokenizer.backend_tokenizer
+        self._backend.no_truncation()
+        self._backend.no_padding()
+
+    def count(self, texts: Sequence[str]) -> np.ndarray:
+        """`int64 (n,)`, before anything is cut."""
+        found: list[int] = []
+        for chunk in _of_size(texts, COUNTED_AT_ONCE):
+            found += [len(one) for one in self._backend.encode_batch([_well_formed(text) for text in chunk])]
+        return np.array(found, dtype=np.int64)
+
+
+def _of_size(texts: Sequence[str], characters: int) -> Iterator[list[str]]:
+    """The texts in parts of about so many characters, at least one text each."""
+    chunk: list[str] = []
+    size = 0
+    for text in texts:
+        chunk.append(text)
+        size += len(text)
+        if size >= characters:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
