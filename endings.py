@@ -82,12 +82,12 @@ def typed_command(*more: str, without: Iterable[str] = ()) -> str:
 def finish(as_json: bool, result: Mapping[str, Any], lines: Iterable[str], failures: Failures | None = None) -> None:
     """Prints for people on stdout, or with --json for people on stderr and one object on stdout.
 
-    What failed comes last, stands in the object as `failures` (null where nothing did), and sets the exit code.
+    What failed comes last, stands in the object as `failures` (only where something did), and sets the exit code.
     """
     for line in (*lines, *(failures.lines() if failures else ())):
         click.echo(visible(line), err=as_json)
     if as_json:
-        told = {**result, "failures": failures.as_json() if failures else None}
+        told = {**result, "failures": failures.as_json()} if failures else result
         click.echo(visible(json.dumps(told, ensure_ascii=False)))
     if failures:
         click.get_current_context().exit(failures.code)

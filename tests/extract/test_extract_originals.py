@@ -125,7 +125,9 @@ def test_unknown_ids_and_no_ids(posts):
 
 def test_only_the_pictures_asked_for_are_read(posts, monkeypatch: pytest.MonkeyPatch):
     view, inner, read = view_of(posts.read()), manifest.bytes_of, []
-    monkeypatch.setattr(sys.modules["extract.originals"], "bytes_of", lambda path: read.append(path.name) or inner(path))
+    monkeypatch.setattr(
+        sys.modules["extract.originals"], "bytes_of", lambda path: read.append(path.name) or inner(path)
+    )
     originals(view, ["p4", "p1"])
     assert read == ["4.png", "1.png"]
 
