@@ -87,7 +87,7 @@ def typed_command(*more: str, without: Iterable[str] = ()) -> str:
 def finish(as_json: bool, result: Mapping[str, Any], lines: Iterable[str], failures: Failures | None = None) -> None:
     """Prints for people on stdout, or with --json for people on stderr and one object on stdout.
 
-    Downloads stand first. What failed comes last, stands in the object as `failures` (null where nothing did), and
+    Downloads stand first. What failed comes last, stands in the object as `failures` (only where something did), and
     sets the exit code, as downloads that failed do.
     """
     context = click.get_current_context()
@@ -95,8 +95,11 @@ def finish(as_json: bool, result: Mapping[str, Any], lines: Iterable[str], failu
     for line in (*(downloads.lines() if downloads else ()), *lines, *(failures.lines() if failures else ())):
         click.echo(visible(line), err=as_json)
     if as_json:
-        asked = {"downloads": downloads.as_json()} if downloads and downloads.asked else {}
-        told = {**result, **asked, "failures": failures.as_json() if failures else None}
+        told = dict(result)
+        if downloads and downloads.asked:
+            told["downloads"] = downloads.as_json()
+        if failures:
+            told["failures"] = failures.as_json()
         click.echo(visible(json.dumps(told, ensure_ascii=False)))
     if failures or (downloads and downloads.failed):
         context.exit(failures.code if failures else 3)

@@ -66,6 +66,7 @@ def main() -> None:
     \b
     pipeline.py demo                   see it work, offline, in about a minute
     pipeline.py check DATA             what is in it: duplicates, conflicts, leaks, broken files
+    pipeline.py check DATA             what is in it, and what is wrong with it
     pipeline.py extract DATA --gpu     encode what is not yet in features/
     pipeline.py fuse --head mlp        train and judge a head on it
     pipeline.py ablate                 compare heads x modalities x seeds x folds; report.html

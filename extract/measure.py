@@ -79,7 +79,7 @@ def bench(
         progress: told of every stage.
 
     Returns:
-        `device`, `samples`, `replicas`, `matrix_gflops` by precision, by modality in `modalities` the
+        `device`, `samples`, `failed`, `replicas`, `matrix_gflops` by precision, by modality in `modalities` the
         `model`, `precision`, `why`, `items`, and items a second of `prepare`, `decode` and `forward`;
         `forward_seconds`, `decode_seconds` and `seconds` of everything together, `stage_seconds`.
 
@@ -105,6 +105,7 @@ def bench(
         "device": runtime.name,
         "samples": len(manifest.samples),
         "generated": model is not None,
+        "failed": len(done.failed_ids),
         "replicas": runtime.replicas,
         "matrix_gflops": {name: round(matrix_gflops(runtime, name)) for name in ("fp32", "bf16")},
         "modalities": rates,
@@ -255,6 +256,8 @@ def bench_lines(result: dict[str, Any]) -> list[str]:
     lines = [f"{result['device']}: {result['samples']} {kind}, {result['replicas']} batches encoded at a time"]
     products = ", ".join(f"{name} {value:,} GFLOP/s" for name, value in result["matrix_gflops"].items())
     lines += [f"matrix products: {products}", ""]
+    if result["failed"]:
+        lines.append(f"{result['failed']} of these samples cannot be encoded, and count for nothing here")
     rows = [["", *rates], ["model", *(one["model"] for one in rates.values())]]
     rows += [["precision", *(one["precision"] for one in rates.values())]]
     for name, title in (("prepare", "tokenise"), ("decode", "decode, all threads"), ("forward", "bare forward")):

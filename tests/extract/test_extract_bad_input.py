@@ -166,7 +166,7 @@ def test_a_text_of_10_mb_is_cut_and_counted_in_good_time(
     manifest = read_manifest(tmp_path)
     started = time.perf_counter()
     done = bench.extract(manifest, bench.text)
-    assert time.perf_counter() - started < 10
+    assert time.perf_counter() - started < {"words": 10, "letters": 40}[kind], "ten times what an idle machine takes"
     vectors = bench.vectors(done, "text")
     for row, other in ((0, "great day"), (2, "my home")):
         np.testing.assert_allclose(vectors[row], bert_alone(other)[0], atol=1e-5)
