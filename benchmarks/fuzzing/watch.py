@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 Found = dict[str, Any]
-"""What became of a case: `case`, `finding` if something is wrong, `seconds`, `peak_mb`, and what the work tells."""
+"""What became of a case: `case`, `finding` if something is wrong, `peak_mb`, `seconds` of the processor (of the clock
+there is a limit: what else the machine does says nothing of a case), and what the work tells."""
 Work = Callable[[int], Found]
 
 
@@ -46,7 +47,7 @@ def watched(work: Work, cases: Sequence[int], jobs: int, limit: float, memory_mb
         work: is given the case; what it raises is a finding.
         cases: numbers, on which alone a case depends.
         jobs: processes at the same time.
-        limit: seconds that a case may take; then its process is killed.
+        limit: seconds of the clock that a case may take; then its process is killed.
         memory_mb: that a process may ask for, beyond what it has at its start.
     """
     found: dict[int, Found] = {}
@@ -98,12 +99,12 @@ def _live(work: Work, cases: Sequence[int], memory_mb: int, tell: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     for case in cases:
         _forget_peak()
-        before, started = _status("VmRSS"), time.perf_counter()
+        before, started = _status("VmRSS"), time.process_time()
         try:
             one = work(case)
         except BaseException:  # whatever a case raises is what is looked for
             one = {"finding": traceback.format_exc()[-4000:]}
-        one["seconds"] = time.perf_counter() - started
+        one["seconds"] = time.process_time() - started
         one["peak_mb"] = max(0.0, (_status("VmHWM") - before) / 1024)
         os.write(tell, json.dumps({"case": case, **one}).encode() + b"\n")
 
