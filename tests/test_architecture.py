@@ -36,7 +36,7 @@ def test_imports_follow_the_flow(path: Path) -> None:
             assert root in CACHE_MAY_USE | optional, f"{path} imports {module}"
 
 
-@pytest.mark.parametrize("path", [*FILES, ROOT / "pipeline.py"], ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", [*FILES, *ROOT.glob("*.py")], ids=lambda path: str(path.relative_to(ROOT)))
 def test_other_packages_are_used_by_what_they_export(path: Path) -> None:
     own = path.relative_to(ROOT).parts[0]
     for module, names in imports_of(path):
@@ -54,10 +54,11 @@ def test_other_packages_are_used_by_what_they_export(path: Path) -> None:
 
 
 def test_commands_parse_call_and_print_in_twenty_lines() -> None:
-    tree = ast.parse((ROOT / "pipeline.py").read_text(encoding="utf-8"))
+    files = [ROOT / name for name in ("pipeline.py", "cache_commands.py")]
     commands = [
         node
-        for node in tree.body
+        for file in files
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
         if isinstance(node, ast.FunctionDef) and any("command" in ast.unparse(one) for one in node.decorator_list)
     ]
     assert {node.name for node in commands} >= {"extract", "fuse", "predict", "cache_list", "demo"}
