@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from console import read_data
-from extract import LAYOUTS, Layout
+from console import parse_columns
+from extract import LAYOUTS, Layout, read_manifest
 from tests.conftest import ROOT, Result
 from tests.extract.audio_data import speech_model
 
@@ -67,7 +67,7 @@ def test_the_example_is_read(name: str, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     words = command_of(name)
     columns = words[words.index("--columns") + 1] if "--columns" in words else None
-    manifest = read_data(words[1], {"layout": None, "columns": columns})
+    manifest = read_manifest(words[1], columns=parse_columns(columns))
     samples, modalities = EXPECTED[name]
     assert (len(manifest.samples), list(manifest.modalities)) == (samples, modalities)
     assert manifest.layout == (name if name in LAYOUTS else "table")

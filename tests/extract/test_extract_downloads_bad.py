@@ -59,7 +59,7 @@ BAD: dict[str, tuple[Page, str, bool]] = {
     "announces nonsense": (raw(OK + b"Content-Length: -5\r\n\r\n" + JPEG), "Content-Length", False),
     "speaks no HTTP": (raw(b"220 ftp ready\r\n\r\n"), "illegal status line", False),
     "floods with headers": (raw(OK, *[b"X-%d: %b\r\n" % (n, b"x" * 4096) for n in range(64)]), "too long", False),
-    "is a web page called JPEG": (sends(b"<html>Hi</html>", Content_Type="image/jpeg"), "no picture that Pillow", True),
+    "is a web page called JPEG": (sends(b"<html>Hi</html>", Content_Type="image/jpeg"), "it is a web page", True),
     "is empty": (sends(b""), "the file is empty", True),
     "answers 204": (sends(b"", 204), "answered 204", True),
     "answers 206": (sends(JPEG, 206), "answered 206", True),
