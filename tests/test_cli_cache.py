@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -171,3 +172,10 @@ def test_a_store_that_is_not_there_is_named_by_every_command(run: Run) -> None:
         assert done.code == 1, command
         assert "nowhere" in done.err
         assert "run extract first" in done.err
+
+
+def test_names_that_no_terminal_can_show_are_no_traceback(run_process: Run, extracted: Path) -> None:
+    (extracted / "features").rename(extracted / os.fsdecode(b"caf\xe9"))
+    done = run_process("cache", "list", "--store", os.fsdecode(b"caf\xe9"), cwd=extracted, env={"LC_ALL": "C.UTF-8"})
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("store caf\\udce9: data sets 1, encoders 2")
