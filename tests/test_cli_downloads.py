@@ -82,6 +82,7 @@ def test_only_pictures_that_are_encoded_are_downloaded(
     assert (done.code, done.json["downloads"]["addresses"], sum(web.hits.values())) == (0, 0, 0)
 
 
+@pytest.mark.slow
 def test_an_interrupt_does_not_wait_for_slow_servers(tmp_path: Path, web: Web):
     posts = write_table(tmp_path, web)
     web.pages = {path: lambda handler: handler.hang() for path in web.pages}

@@ -87,6 +87,7 @@ def test_predict_and_finetune_tell_it_too(typed: Run, extracted: Path, bert: Pat
     assert again(typed, cached).json["failures"]["retry"].endswith("--name tuned --json --retry-failed")
 
 
+@pytest.mark.slow
 def test_fits_that_failed_are_listed_and_fitted_by_the_command_that_is_given(
     typed: Run, extracted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import random
 import threading
@@ -18,6 +19,9 @@ from extract.sound import seconds_of
 
 LOOKED_AT = 64
 """Pixels of the shorter side that are enough to see whether a JPEG is whole; every byte of it is read."""
+
+LOOK_EVERY = 0.2
+"""Seconds between two looks whether the program is to stop."""
 
 _decoding = threading.Lock()
 """A picture may take half a gigabyte while it is decoded: one at a time."""
@@ -50,13 +54,19 @@ class Crew:
             threading.Thread(target=self._work, daemon=True).start()
         try:
             for _ in range(self._count):
-                said = self._told.get()
+                said = self._next()
                 if isinstance(said, BaseException):
                     raise said
                 yield said
         finally:
             self._turns.stop()
             self._line.close()
+
+    def _next(self) -> Ended | BaseException:
+        # Not one long wait: an interrupt that the system hands to another thread does not end it.
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self._told.get(timeout=LOOK_EVERY)
 
     def _work(self) -> None:
         try:
