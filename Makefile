@@ -9,7 +9,7 @@ demo: $(VENV)/.run-ready
 	$(BIN)/python pipeline.py demo
 
 test: $(VENV)/.dev-ready
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
 test-all: test
 	$(BIN)/python -m pytest -m slow

@@ -35,7 +35,10 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_ablate_writes_all_and_predict_takes_the_best(run: Run, extracted: Path) -> None:
+def test_ablate_writes_all_and_predict_takes_the_best(
+    run: Run, extracted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["anything", "ablate", "--name", "two words"])
     done = run("ablate", *QUICK, "--json")
     assert done.code == 0, done.err
     assert len(done.out.strip().splitlines()) == 1
@@ -48,7 +51,7 @@ def test_ablate_writes_all_and_predict_takes_the_best(run: Run, extracted: Path)
     assert "always" in done.err
     assert found["conclusions"][0] in (folder / "report.html").read_text(encoding="utf-8").replace("&#39;", "'")
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    assert summary["provenance"]["command"].startswith("pipeline.py ")
+    assert summary["provenance"]["command"] == "pipeline.py ablate --name 'two words'"
     assert summary["provenance"]["store"] == "features"
     html = (folder / "report.html").read_text(encoding="utf-8")
     assert "data:image/jpeg;base64," in html  # of the mistakes, from where the data lies
