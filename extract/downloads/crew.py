@@ -115,7 +115,7 @@ class Crew:
             if error.wait > manners.longest_wait:
                 error.reason += f" and asked to be left alone for {error.wait:.0f} s"
             return Ended(job, failed=error)
-        wait = manners.backoff * 2 ** (job.attempts - 1) * (1 + random.random() / 2)  # noqa: S311 - no secret
+        wait = manners.backoff * 2 ** (job.attempts - 1) * (1 + random.random() / 2)  # noqa: S311 - no secret  # nosec B311
         job.go(job.file.url, 0)
         self._turns.put(job, max(wait, error.wait))
         return None
