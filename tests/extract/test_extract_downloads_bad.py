@@ -37,15 +37,17 @@ def endless(handler: Handler) -> None:
         handler.wfile.write(bytes(2**16))
 
 
-HASTY = replace(QUICK, threads=64, connect_seconds=1.0, silent_seconds=0.5, most_seconds=1.2)
+HASTY = replace(
+    QUICK, threads=64, connect_seconds=1.0, silent_seconds=1.5, most_seconds=3.0
+)  # a busy machine is no bad answer
 
 
 BAD: dict[str, tuple[Page, str, bool]] = {
-    "stalls before the headers": (lambda handler: handler.hang(), "silent for 0.5 s", False),
-    "stalls within the headers": (raw(OK + b"Content-Le", 5.0), "silent for 0.5 s", False),
-    "stalls within the body": (raw(OK + b"Content-Length: 9999\r\n\r\n" + HALF, 5.0), "silent for 0.5 s", False),
-    "drips the headers": (drip(OK + b"X-Long: "), "took longer than 1.2 s", False),
-    "drips the body": (drip(OK + b"Content-Length: 9999\r\n\r\n"), "took longer than 1.2 s", False),
+    "stalls before the headers": (lambda handler: handler.hang(), "silent for 1.5 s", False),
+    "stalls within the headers": (raw(OK + b"Content-Le", 5.0), "silent for 1.5 s", False),
+    "stalls within the body": (raw(OK + b"Content-Length: 9999\r\n\r\n" + HALF, 5.0), "silent for 1.5 s", False),
+    "drips the headers": (drip(OK + b"X-Long: "), "took longer than 3 s", False),
+    "drips the body": (drip(OK + b"Content-Length: 9999\r\n\r\n"), "took longer than 3 s", False),
     "drips answers before the answer": (raw(*[b"HTTP/1.1 102 Wait\r\n\r\n", 0.1] * 60), "took longer than", False),
     "closes at once": (raw(), "without sending a response", False),
     "is truncated": (raw(OK + b"Content-Length: %d\r\n\r\n" % len(JPEG) + HALF), "peer closed connection", False),
@@ -113,4 +115,4 @@ def test_bad_answers_leave_no_file_and_take_bounded_time(bad: tuple[Web, Downloa
     assert (done.fetched, len(done.failed)) == (0, len(BAD))
     assert files_in(folder) == []
     assert set(read_failures(folder / "downloads").values()) == set(done.failed)
-    assert seconds < 8  # two attempts at most of 1.2 s each, on a busy machine
+    assert seconds < 20  # two attempts at most of 3 s each, on a busy machine
