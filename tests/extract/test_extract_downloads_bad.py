@@ -37,9 +37,8 @@ def endless(handler: Handler) -> None:
         handler.wfile.write(bytes(2**16))
 
 
-HASTY = replace(
-    QUICK, threads=64, connect_seconds=1.0, silent_seconds=1.5, most_seconds=3.0
-)  # a busy machine is no bad answer
+HASTY = replace(QUICK, threads=64, connect_seconds=1.5, silent_seconds=1.5, most_seconds=3.0)
+"""Not hastier: a busy machine is no bad answer."""
 
 
 BAD: dict[str, tuple[Page, str, bool]] = {
