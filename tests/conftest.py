@@ -161,3 +161,21 @@ def extracted(ready: Path, tmp_path: Path) -> Path:
     """A copy of `ready` in the test's own folder, where commands run."""
     shutil.copytree(ready, tmp_path, dirs_exist_ok=True)
     return tmp_path
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A Chromium of this machine, one for all tests; they are skipped where there is none."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="no playwright: pip install playwright, and a Chromium (apt install chromium)"
+    )
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip("no browser: apt install chromium, or put chromium, chromium-browser or google-chrome on the PATH")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield opened
+        opened.close()

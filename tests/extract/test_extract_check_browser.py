@@ -4,7 +4,7 @@ import pytest
 
 from extract import check_data, read_manifest, write_check
 from tests.extract.check_data import write_bad_posts
-from tests.fuse.test_fuse_browser import CONTRAST, SIZES, browser  # noqa: F401 - a fixture
+from tests.fuse.test_fuse_browser import CONTRAST, SIZES
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -19,7 +19,7 @@ def address(tmp_path_factory):
 
 
 @pytest.fixture
-def visit(browser, address):  # noqa: F811
+def visit(browser, address):
     """Opens the page; on leaving, nothing may have been said on the console and nothing else asked for."""
     said, asked, contexts = [], [], []
 

@@ -1,7 +1,6 @@
 """The report as a reader has it: in a headless Chromium, at a desk and on a phone, in the light and in the dark."""
 
 import re
-import shutil
 
 import pytest
 
@@ -11,7 +10,6 @@ from tests.fuse.summary_example import example, samples
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 SIZES = {"desk": (1280, 900), "phone": (390, 844)}
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BODY = "#configurations tbody tr"
 CONTRAST = """() => {
     const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
@@ -49,20 +47,6 @@ CONTRAST = """() => {
     }
     return found.sort((one, other) => one[0] - other[0]);
 }"""
-
-
-@pytest.fixture(scope="session")
-def browser():
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="no playwright: pip install playwright, and a Chromium (apt install chromium)"
-    )
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip("no browser: apt install chromium, or put chromium, chromium-browser or google-chrome on the PATH")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="session")

@@ -96,7 +96,9 @@ def test_which_heads_read_tokens():
 
 
 BAD = {
-    **{name: [-1.0, 0, "a", np.nan, True] for name in ("C", "tol", "gamma", "second_c", "learning_rate")},
+    **{
+        name: [-1.0, 0, "a", np.nan, True] for name in ("C", "tol", "gamma", "second_c", "learning_rate", "fusion_rate")
+    },
     **{name: [-1.0, 0, "a", np.nan] for name in ("alpha", "final_alpha", "clip_norm")},
     **{
         name: [-1, 0, 1.5, "a", None, True]
