@@ -201,16 +201,28 @@ def different_pictures(data: Path, count: int) -> tuple[list[bytes], int]:
     return there + made, len(made)
 
 
+def by_round(found: dict[str, Any]) -> list[float]:
+    """Seconds of the corrupt run over those of the clean one beside it, least first: a machine that drifts does so in both."""
+    rounds = found["rounds"]
+    return sorted(one / other for one, other in zip(rounds["corrupt"], rounds["whole"], strict=True))
+
+
 def targets(found: dict[str, Any]) -> list[Target]:
     one = found["ours"]
-    ratio = found["seconds"]["corrupt"] / found["seconds"]["whole"]
+    ratios = by_round(found)
+    ratio, spread = statistics.median(ratios), f"rounds {ratios[0]:.2f} to {ratios[-1]:.2f}"
     sound, corrupt = one["sound"], one["corrupt"]
     harm = one["lost"] + one["misaligned"]
     return [
         ("sound rows, bit for bit as in the clean run", f"{sound}", f"{one['bit_equal']}", one["bit_equal"] == sound),
         ("corrupt rows recorded with a reason", f"{corrupt}", f"{one['recorded']}", one["recorded"] == corrupt),
         ("rows lost or misaligned", "0", f"{harm}", harm == 0),
-        ("time of the corrupt run over that of the clean one", f"<= {SLOWER}", f"{ratio:.3f}", ratio <= SLOWER),
+        (
+            "time of the corrupt run over that of the clean one",
+            f"<= {SLOWER}",
+            f"{ratio:.2f} ({spread})",
+            ratio <= SLOWER,
+        ),
     ]
 
 
@@ -259,6 +271,9 @@ def main(data: Path, image_weights: Path, pictures: int, rounds: int) -> None:
     again = f" ({made} of them again, with a zero behind their end)" if made else ""
     about = f"{pictures} pictures{again}, SqueezeNet 1.1, float32; medians of {rounds} interleaved rounds "
     about += f"into fresh stores: {seconds['whole']:.2f} s whole, {seconds['corrupt']:.2f} s corrupt."
+    ratios = by_round(found)
+    if ratios[-1] - ratios[0] > SLOWER - 1:
+        about += " The rounds differ by more than what is asked: the time shows no cost, and could not show one of 3 %."
     why = (
         "timm gives the next picture with the label of that one; clip-retrieval leaves rows out and lists what is left."
     )
