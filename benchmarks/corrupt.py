@@ -202,7 +202,7 @@ def different_pictures(data: Path, count: int) -> tuple[list[bytes], int]:
 
 
 def by_round(found: dict[str, Any]) -> list[float]:
-    """Seconds of the corrupt run over those of the clean one beside it, least first: a machine that drifts does so in both."""
+    """Seconds of the corrupt run over those of the clean one beside it, least first: what drifts does so in both."""
     rounds = found["rounds"]
     return sorted(one / other for one, other in zip(rounds["corrupt"], rounds["whole"], strict=True))
 
