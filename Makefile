@@ -12,7 +12,7 @@ test: $(VENV)/.dev-ready
 	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
 test-all: test
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n auto --dist worksteal -m slow
 
 check: $(VENV)/.dev-ready
 	$(BIN)/ruff format --check .
