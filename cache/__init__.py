@@ -1,6 +1,7 @@
 """The feature store: vectors in HDF5, keyed by what made them and by what they were made from."""
 
 from cache.batches import Batch, standing_batches, write_batches
+from cache.block import Block, placed
 from cache.describe import describe_store, status_lines, status_of, store_lines
 from cache.errors import (
     CacheIncomplete,
@@ -24,12 +25,14 @@ from cache.files import (
     with_seal,
     write_json,
 )
+from cache.find import KeyIndex
 from cache.folds import CrossFitted, DataSet, load_data_set, load_folds, tables_of
-from cache.groups import joined_groups
+from cache.groups import joined_groups, key_links, linked_groups
 from cache.key import NO_ITEM, EncoderKey, canonical_json, digest, item_key, pack_items, unpack_items
 from cache.labels import CLASSIFICATION, REGRESSION, SPLITS, TASKS, label_numbers, task_of
 from cache.merge import merge_stores
 from cache.names import fold_view_name
+from cache.parts import Part
 from cache.plan import Plan, plan_extraction
 from cache.progress import Progress, silent
 from cache.ragged import Ragged, Values, join_items, take_items
@@ -38,7 +41,7 @@ from cache.store import EncoderStore, Failure, FeatureStore
 from cache.table import FeatureTable, load, table_of
 from cache.upkeep import collect, collected_lines, compact_store, compacted_lines
 from cache.verify import finding_lines, verify_store
-from cache.view import Block, View, is_written, placed, read_view, write_view
+from cache.view import View, is_written, read_part, read_view, write_part, write_view
 from cache.writer import FeatureWriter
 
 __all__ = [
@@ -67,7 +70,9 @@ __all__ = [
     "FeatureStore",
     "FeatureTable",
     "FeatureWriter",
+    "KeyIndex",
     "ModelError",
+    "Part",
     "PipelineError",
     "Plan",
     "Progress",
@@ -92,7 +97,9 @@ __all__ = [
     "item_key",
     "join_items",
     "joined_groups",
+    "key_links",
     "label_numbers",
+    "linked_groups",
     "listing",
     "load",
     "load_data_set",
@@ -103,6 +110,7 @@ __all__ = [
     "pack_items",
     "placed",
     "plan_extraction",
+    "read_part",
     "read_view",
     "remove",
     "replacing",
@@ -120,5 +128,6 @@ __all__ = [
     "with_seal",
     "write_batches",
     "write_json",
+    "write_part",
     "write_view",
 ]

@@ -26,23 +26,28 @@ Batch = list[bytes]
 """Item keys in the order in which they stand in the batch."""
 
 
-def plan_paths(folder: Path) -> list[Path]:
-    """The plans in an encoder's folder."""
+def plan_paths(folder: Path, of: str = "") -> list[Path]:
+    """The plans in an encoder's folder; those of the data that is named, if one is."""
     if not folder.is_dir():
         return []
-    paths = folder.glob(f"*{PLAN_SUFFIX}")
+    paths = folder.glob(f"{of}*{PLAN_SUFFIX}")
     return sorted(path for path in paths if not path.name.startswith(TEMPORARY_PREFIX))
 
 
-def write_batches(folder: Path, batches: Sequence[Batch]) -> bool:
+def write_batches(folder: Path, batches: Sequence[Batch], of: str = "") -> bool:
     """Writes a plan durably. Equal plans have one name: False if another process has written the very same.
+
+    Args:
+        folder: the encoder's folder.
+        batches: the plan.
+        of: what data it is of, hex digits; then it can be found without reading all plans.
 
     Raises:
         StoreError: the folder cannot be written.
     """
     packed = pack_items(item for batch in batches for item in batch)
     offsets = offsets_of(np.array([len(batch) for batch in batches], dtype=np.int64))
-    path = folder / f"{digest(packed.tobytes(), offsets.tobytes())}{PLAN_SUFFIX}"
+    path = folder / f"{of}{digest(packed.tobytes(), offsets.tobytes())}{PLAN_SUFFIX}"
     if path.exists():
         return False
 
@@ -76,18 +81,21 @@ def read_batches(path: Path) -> list[Batch]:
     return [items[start:stop] for start, stop in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]
 
 
-def standing_batches(folder: Path, missing: Collection[bytes], refused: Collection[bytes] = ()) -> list[Batch]:
+def standing_batches(
+    folder: Path, missing: Collection[bytes], refused: Collection[bytes] = (), of: str = ""
+) -> list[Batch]:
     """Planned batches of which nothing is stored yet; no item stands in two of them.
 
     Args:
         folder: the encoder's folder.
         missing: items that are to be encoded.
         refused: items that are known to be broken. In a batch they keep their place.
+        of: what data plans are of; all are looked at by default.
     """
     free = {*missing, *refused}
     wanted = set(missing)
     batches = []
-    for path in plan_paths(folder):
+    for path in plan_paths(folder, of):
         try:
             planned = read_batches(path)
         except FileNotFoundError:  # collected by another process

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from cache.block import Block
 from cache.find import find_rows
 from cache.key import pack_items
 from cache.names import families_in, fold_view_name
 from cache.schema import FAILED, MISSING
 from cache.store import EncoderStore, FeatureStore
-from cache.view import Block, read_view
+from cache.view import read_view
 
 
 def describe_store(store: FeatureStore) -> dict[str, Any]:

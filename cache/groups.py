@@ -6,6 +6,10 @@ from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
+Links = tuple[np.ndarray, np.ndarray]
+"""What joins rows: `int64 (m,)` numbers of rows, and `int64 (m,)` numbers of values that they have. Rows of one value
+belong together."""
+
 
 def joined_groups(n: int, columns: Iterable[Sequence[Hashable | None]]) -> np.ndarray:
     """Joins samples that share a value in any column, however long the chain.
@@ -18,20 +22,44 @@ def joined_groups(n: int, columns: Iterable[Sequence[Hashable | None]]) -> np.nd
     Returns:
         `int64 (n,)`, the number of the sample's group; groups are numbered by first appearance.
     """
-    parent = list(range(n))
+    return linked_groups(n, [_links(column) for column in columns])
 
-    def root(sample: int) -> int:
-        while parent[sample] != sample:
-            parent[sample] = parent[parent[sample]]
-            sample = parent[sample]
-        return sample
 
-    for column in columns:
-        first: dict[Hashable, int] = {}
-        for sample, value in enumerate(column):
-            if value is None:
-                continue
-            a, b = root(first.setdefault(value, sample)), root(sample)
-            parent[max(a, b)] = min(a, b)
-    numbers: dict[int, int] = {}
-    return np.array([numbers.setdefault(root(sample), len(numbers)) for sample in range(n)], dtype=np.int64)
+def _links(column: Sequence[Hashable | None]) -> Links:
+    numbers: dict[Hashable, int] = {}
+    found = [(row, numbers.setdefault(value, len(numbers))) for row, value in enumerate(column) if value is not None]
+    rows, values = np.array(found, dtype=np.int64).reshape(-1, 2).T
+    return rows, values
+
+
+def key_links(columns: Sequence[np.ndarray]) -> Links:
+    """Links of rows by the keys that they have in any of some columns.
+
+    Args:
+        columns: keys, `uint8 (n, 16)` each; zeros join with nothing.
+    """
+    present = [keys.any(axis=1) for keys in columns]
+    rows = np.concatenate([np.flatnonzero(one) for one in present])
+    keys = np.concatenate([keys[one] for keys, one in zip(columns, present, strict=True)])
+    halves = np.ascontiguousarray(keys).view(np.uint64).reshape(-1, 2)
+    order = np.lexsort((halves[:, 1], halves[:, 0]))
+    starts = np.ones(len(order), dtype=bool)
+    starts[1:] = (halves[order[1:]] != halves[order[:-1]]).any(axis=1)
+    values = np.empty(len(order), dtype=np.int64)
+    values[order] = np.cumsum(starts) - 1
+    return rows, values
+
+
+def linked_groups(n: int, links: Sequence[Links]) -> np.ndarray:
+    """As `joined_groups`, of rows and values that are numbers already."""
+    first = np.arange(n)  # of each row, the first row that is known to belong to it
+    while True:
+        found = first.copy()
+        for rows, values in links:
+            least = np.full(int(values.max(initial=-1)) + 1, n, dtype=np.int64)
+            np.minimum.at(least, values, found[rows])
+            np.minimum.at(found, rows, least[values])
+        found = found[found]  # what is known of that row holds for this one: chains shorten by half
+        if np.array_equal(found, first):
+            return np.unique(first, return_inverse=True)[1].astype(np.int64).reshape(n)
+        first = found

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from cache.batches import plan_paths, read_batches, write_batches
+from cache.block import placed
 from cache.errors import CacheIncomplete, UsageError, listing
 from cache.key import unpack_items
 from cache.progress import Progress, silent
 from cache.segment import check_segment, copy_items, read_segment
 from cache.store import EncoderStore, FeatureStore
-from cache.view import View, check_view, placed, write_view
+from cache.view import View, check_view, write_view
 
 
 def merge_stores(store: FeatureStore, other: FeatureStore, progress: Progress = silent) -> dict[str, Any]:

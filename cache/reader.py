@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from cache.block import Block, placed, refresh
 from cache.errors import StoreDamaged
 from cache.extent import Extent
 from cache.ragged import Values, take_rows
 from cache.segment import Segment
 from cache.store import FeatureStore
-from cache.view import Block, placed, refresh
 
 SPARSE = 8
 """Where fewer than one row in so many is asked for, rows are read one by one instead of through a map:

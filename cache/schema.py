@@ -18,6 +18,7 @@ PLAN_SUFFIX = ".plan"
 DAMAGED_SUFFIX = ".damaged"
 VIEW_SUFFIX = ".view.h5"
 PENDING_SUFFIX = ".pending.h5"
+PARTS_SUFFIX = ".parts"
 KEY_FILE = "key.json"
 FAILURES_FILE = "failures.jsonl"
 
@@ -29,5 +30,7 @@ TOKENS = "tokens"
 
 KEY_DIGEST = re.compile("[0-9a-f]{32}")
 """What names an encoder's folder."""
+PART_NAME = re.compile(r"[0-9]+-[0-9a-f]+\.view\.h5")
+"""What a view may call a file of some of its rows."""
 SEGMENT_NAME = re.compile(r"[0-9A-Za-z_-]+\.h5")
 """What a view may call a segment: a file of the encoder's own folder."""

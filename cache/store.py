@@ -17,7 +17,16 @@ from cache.errors import CacheIncomplete, StoreDamaged, StoreError, UsageError
 from cache.files import check_seal, make_folder, remove, replacing, with_seal, write_json
 from cache.key import EncoderKey, pack_items, unpack_items
 from cache.names import choose_name, families_in, fold_view_name
-from cache.schema import DAMAGED_SUFFIX, FAILURES_FILE, KEY_DIGEST, KEY_FILE, KEY_SCHEMA, PENDING_SUFFIX, VIEW_SUFFIX
+from cache.schema import (
+    DAMAGED_SUFFIX,
+    FAILURES_FILE,
+    KEY_DIGEST,
+    KEY_FILE,
+    KEY_SCHEMA,
+    PARTS_SUFFIX,
+    PENDING_SUFFIX,
+    VIEW_SUFFIX,
+)
 from cache.segment import PART_BYTES, Segment, check_segment, is_segment, merge_segments, read_segment
 
 SMALL_BYTES = 128 * 2**20
@@ -324,6 +333,10 @@ class FeatureStore:
     def pending_path(self, name: str) -> Path:
         """Where an extraction that has not ended yet says what it wants."""
         return self.view_path(name).with_name(f"{name}{PENDING_SUFFIX}")
+
+    def parts_path(self, name: str) -> Path:
+        """The folder of files with the rows of a data set that has too many for one."""
+        return self.view_path(name).with_name(f"{name}{PARTS_SUFFIX}")
 
     def names(self) -> list[str]:
         """Names of the data sets that have a view here."""

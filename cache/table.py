@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from cache.block import Block
 from cache.errors import CacheIncomplete, DataError, UsageError, listing
 from cache.ragged import Ragged, offsets_of
 from cache.reader import BlockReader
 from cache.schema import TOKENS
 from cache.segment import check_segment
 from cache.store import FeatureStore
-from cache.view import Block, View, read_view
+from cache.view import View, read_view
 
 
 class FeatureTable:

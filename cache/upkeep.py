@@ -17,10 +17,10 @@ from cache.batches import plan_paths, read_batches
 from cache.files import TEMPORARY_PREFIX, remove
 from cache.key import pack_items, unpack_items
 from cache.progress import Progress, silent
-from cache.schema import DAMAGED_SUFFIX, FAILURES_FILE, KEY_FILE, PENDING_SUFFIX, VIEW_SUFFIX
+from cache.schema import DAMAGED_SUFFIX, FAILURES_FILE, KEY_FILE, PARTS_SUFFIX, PENDING_SUFFIX, VIEW_SUFFIX
 from cache.segment import check_items, merge_segments
 from cache.store import EncoderStore, FeatureStore
-from cache.view import wanted_items
+from cache.view import part_paths, read_view, wanted_items
 
 WRITING_SECONDS = 600.0
 """A temporary file that is younger may belong to a writer that is alive."""
@@ -106,6 +106,7 @@ class _Collection:
         encoders = self._store.encoders()
         self._look()  # a view that cannot be read must be met before anything is removed
         self._leftovers(self._store.root)
+        self._parts()
         for number, encoder in enumerate(encoders, 1):
             for path in encoder.segment_paths():
                 self._segment(encoder, path)
@@ -161,6 +162,20 @@ class _Collection:
                 merge_segments([segment], {item: place for place, item in enumerate(items)}, keep)
         except FileNotFoundError:  # merged by another process meanwhile
             return
+
+    def _parts(self) -> None:
+        """Files of rows that no view names. While a data set is being extracted, its view does not name them yet."""
+        for folder in sorted(self._store.root.glob(f"*{PARTS_SUFFIX}")):
+            name = folder.name.removesuffix(PARTS_SUFFIX)
+            if name in self._store.pending():
+                continue
+            named = set(part_paths(self._store, read_view(self._store, name))) if name in self._store.names() else set()
+            self._leftovers(folder)
+            for path in sorted(folder.glob(f"*{VIEW_SUFFIX}")):
+                if path not in named and self._old(path):
+                    self._remove(path)
+            if not self._done.dry_run and not any(folder.iterdir()):
+                remove(folder)
 
     def _leftovers(self, folder: Path) -> None:
         """What killed writers left, and damaged files that were set aside."""

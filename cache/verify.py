@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from cache.batches import plan_paths, read_batches
+from cache.block import Block, refresh
 from cache.errors import CacheIncomplete, StoreDamaged, StoreError
 from cache.progress import Progress, silent
 from cache.ragged import Ragged
 from cache.schema import KEY_FILE
 from cache.segment import Segment, check_segment, read_segment
 from cache.store import EncoderStore, FeatureStore
-from cache.view import Block, check_view, refresh
+from cache.view import check_view, part_paths
 
 _ANEW = "move it out of the store and run extract again"
 
@@ -119,8 +120,9 @@ def _check_view(store: FeatureStore, name: str, pending: bool, damaged: set[str]
     path = store.pending_path(name) if pending else store.view_path(name)
     try:
         view = check_view(store, name, pending)
-        found.files += 1
-        found.bytes += path.stat().st_size
+        files = [path, *part_paths(store, view)]
+        found.files += len(files)
+        found.bytes += sum(file.stat().st_size for file in files)
         if not pending:
             for block in view.blocks.values():
                 if block.encoder not in damaged:

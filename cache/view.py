@@ -7,25 +7,26 @@ is being encoded, `<name>.pending.h5` says which items it wants.
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import mmap
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cache.errors import CacheIncomplete, StoreDamaged, listing
+from cache.block import Block
+from cache.errors import StoreDamaged
 from cache.extent import own_texts, read_extent
-from cache.files import check_held, hold, write_sealed
-from cache.find import find_rows
+from cache.files import check_held, hold, make_folder, write_sealed
 from cache.key import canonical_json, digest
-from cache.schema import KEY_DIGEST, PRESENT, SCHEMA, SEGMENT_NAME
-from cache.segment import Segment, read_segment
-from cache.store import EncoderStore, FeatureStore
+from cache.parts import Joined, Part
+from cache.schema import KEY_DIGEST, PART_NAME, PARTS_SUFFIX, SCHEMA, SEGMENT_NAME, VIEW_SUFFIX
+from cache.store import FeatureStore
 
 if TYPE_CHECKING:
     import h5py
@@ -35,65 +36,22 @@ _ARRAYS = ("items", "state", "row")
 
 
 @dataclass(frozen=True)
-class Block:
-    """One modality of a view of `n` samples.
-
-    Attributes:
-        modality: its name, such as `text`.
-        encoder: digest of the encoder key.
-        output: which of the encoder's outputs is taken, such as `mean`.
-        dim: columns D of the output.
-        arrays: `items`, `uint8 (n, 16)`: item keys, zeros where there is none; `state`, `uint8 (n,)`:
-            PRESENT, MISSING or FAILED; `row`, `int64 (n,)`: row in the segments laid end to end,
-            -1 unless PRESENT.
-        segments: name of each of those segments and the checksum of its item keys, in that order.
-        spec: the options from which the encoder was built, to build it again.
-    """
-
-    modality: str
-    encoder: str
-    output: str
-    dim: int
-    arrays: Mapping[str, np.ndarray]
-    segments: tuple[tuple[str, int], ...] = ()
-    spec: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def items(self) -> np.ndarray:
-        """Item keys, `uint8 (n, 16)`; zeros where there is none."""
-        return self.arrays["items"]
-
-    @property
-    def state(self) -> np.ndarray:
-        """`uint8 (n,)`: PRESENT, MISSING or FAILED."""
-        return self.arrays["state"]
-
-    @property
-    def row(self) -> np.ndarray:
-        """`int64 (n,)`: row in the segments laid end to end; -1 unless PRESENT."""
-        return self.arrays["row"]
-
-    @property
-    def present(self) -> np.ndarray:
-        """`bool (n,)`: which samples have a vector."""
-        return self.state == PRESENT
-
-
-@dataclass(frozen=True)
 class View:
     """One data set: `n` samples in the order of the data.
 
     `columns` holds `ids`, `labels` and `split`, arrays of `n` strings (objects), empty where the data
     gives none, and `groups`, `int64 (n,)`: samples that must not be parted by a split share a number.
+    `parts` are the files of the rows where they are too many for one.
     """
 
     name: str
     columns: Mapping[str, np.ndarray]
     blocks: Mapping[str, Block]
     source: Mapping[str, Any] = field(default_factory=dict)
+    parts: tuple[Part, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.groups)
+        return sum(part.rows for part in self.parts) if self.parts else len(self.groups)
 
     @property
     def ids(self) -> np.ndarray:
@@ -117,61 +75,12 @@ class View:
 
     @property
     def digest(self) -> str:
-        """Digest of what the data set says: ids, labels, splits, groups and content."""
+        """Digest of what the data set says: ids, labels, splits, groups and content; in parts, of their digests."""
+        if self.parts:
+            return digest(*(part.digest.encode() for part in self.parts))
         texts = canonical_json([self.columns[name].tolist() for name in _TEXTS])
         parts = [block.modality.encode() + block.items.tobytes() for block in self.blocks.values()]
         return digest(texts, self.groups.tobytes(), *parts)
-
-
-def locate(
-    store: EncoderStore, items: np.ndarray, state: np.ndarray, modality: str
-) -> tuple[np.ndarray, list[Segment]]:
-    """Finds the row of every present item.
-
-    Returns:
-        `int64 (n,)`, rows in the returned segments laid end to end, and -1 where not present.
-
-    Raises:
-        CacheIncomplete: an item that the state calls present is not in the store.
-    """
-    segments, stored = store.contents()
-    rows = np.where(state == PRESENT, find_rows(stored, items), -1)
-    lost = np.flatnonzero((rows < 0) & (state == PRESENT))
-    if len(lost):
-        raise CacheIncomplete(
-            f"{len(lost)} {modality} vectors of this data set are not in {store.folder} "
-            f"(first samples: {listing(lost.tolist(), 5)}); run extract again to encode them"
-        )
-    return rows, segments
-
-
-def placed(store: EncoderStore, block: Block) -> tuple[Block, list[Segment]]:
-    """The block with the rows at which its items are now, and the segments that are counted by them.
-
-    Raises:
-        CacheIncomplete: an item that the block calls present is not in the store.
-    """
-    rows, segments = locate(store, block.items, block.state, block.modality)
-    names = tuple((segment.path.name, segment.items_crc32) for segment in segments)
-    arrays = {"items": block.items, "state": block.state, "row": rows}
-    return replace(block, arrays=arrays, segments=names), segments
-
-
-def refresh(store: FeatureStore, block: Block) -> tuple[Block, list[Segment]]:
-    """The block with rows that are true of the segments there are now, and these segments.
-
-    Rows written down earlier stand as long as the same segments are there with the same items;
-    after a merge they are found anew by item key.
-    """
-    encoder = store.encoder(block.encoder)
-    try:
-        used = [read_segment(encoder.folder / name) for name, _ in block.segments]
-    except (FileNotFoundError, StoreDamaged):  # merged, or set aside: what is there now decides
-        return placed(encoder, block)
-    same = [segment.items_crc32 for segment in used] == [crc for _, crc in block.segments]
-    if same and block.row.min(initial=-1) >= -1 and block.row.max(initial=-1) < sum(map(len, used)):
-        return block, used
-    return placed(encoder, block)
 
 
 def write_view(store: FeatureStore, view: View, pending: bool = False) -> None:
@@ -180,21 +89,39 @@ def write_view(store: FeatureStore, view: View, pending: bool = False) -> None:
     Args:
         pending: write down only what the data set wants; whoever reads its view is not disturbed.
     """
-    path = store.pending_path(view.name) if pending else store.view_path(view.name)
+    _write(store.pending_path(view.name) if pending else store.view_path(view.name), view)
 
+
+def write_part(store: FeatureStore, number: int, view: View) -> Part:
+    """Writes some rows of a data set durably, for a view that will name them; `number` tells where they stand."""
+    folder = store.parts_path(view.name)
+    make_folder(folder, "--store")
+    content = digest(canonical_json(_about(view, _described)))
+    name = f"{number:06d}-{content[:16]}{VIEW_SUFFIX}"
+    _write(folder / name, view)
+    return Part(name, len(view), view.digest)
+
+
+def read_part(store: FeatureStore, name: str, part: Part) -> View:
+    """Some rows of the data set `name`. Raises as `read_view`."""
+    return _read(store.parts_path(name) / part.file, name)
+
+
+def _write(path: Path, view: View) -> None:
     def fill(file: h5py.File) -> dict[str, Any]:
         """Puts the view into an open file."""
         from h5py import string_dtype
 
         file.attrs["name"] = view.name
-        for name in _TEXTS:
+        for name in () if view.parts else _TEXTS:
             file.create_dataset(name, data=view.columns[name], dtype=string_dtype("utf-8"))
-        about = _about(
-            path, view, lambda name, values: {**_described(name, values), "offset": _put(file, name, values)}
+        # Its name: in another one's place it would pass for that data set.
+        about = {"file": path.name} | _about(
+            view, lambda name, values: {**_described(name, values), "offset": _put(file, name, values)}
         )
         for block in view.blocks.values():
             marks = {"encoder": block.encoder, "output": block.output, "dim": block.dim}
-            file[f"blocks/{block.modality}"].attrs.update(marks)  # for people who open the file
+            file.require_group(f"blocks/{block.modality}").attrs.update(marks)  # for people who open the file
         raw = np.frombuffer(canonical_json(about), dtype=np.uint8)
         return {"about": {**_described("about", raw), "offset": _put(file, "about", raw)}}
 
@@ -212,30 +139,39 @@ def is_written(store: FeatureStore, view: View) -> bool:
     if header["schema"] != SCHEMA:
         return False
     about = json.loads(_array(path, held, header["about"]).tobytes())
-    for extent in (about["groups"], *(array for block in about["blocks"] for array in block["arrays"].values())):
-        del extent["offset"]
-    return bool(about == json.loads(canonical_json(_about(path, view, _described))))
+    if "parts" not in about:
+        for extent in (about["groups"], *(array for block in about["blocks"] for array in block["arrays"].values())):
+            del extent["offset"]
+    return bool(about == json.loads(canonical_json({"file": path.name} | _about(view, _described))))
 
 
-def _about(path: Path, view: View, put: Callable[[str, np.ndarray], dict[str, Any]]) -> dict[str, Any]:
-    """What a view's file says besides its texts. `put` tells of each array what is written down."""
+_Put = Callable[[str, np.ndarray], dict[str, Any]]
+
+
+def _about(view: View, put: _Put) -> dict[str, Any]:
+    """What a view's file says besides its name and its texts. `put` tells of each array what is written down."""
+    about = {"digest": view.digest, "source": dict(view.source)}
+    if view.parts:
+        parts = [[part.file, part.rows, part.digest] for part in view.parts]
+        return {**about, "parts": parts, "blocks": [_about_block(block) for block in view.blocks.values()]}
+    blocks = [
+        {
+            **_about_block(block),
+            "arrays": {name: put(f"blocks/{modality}/{name}", block.arrays[name]) for name in _ARRAYS},
+        }
+        for modality, block in view.blocks.items()
+    ]
+    return {**about, "groups": put("groups", view.groups), "blocks": blocks}
+
+
+def _about_block(block: Block) -> dict[str, Any]:
     return {
-        "file": path.name,  # in another one's place it would pass for that data set
-        "digest": view.digest,
-        "source": dict(view.source),
-        "groups": put("groups", view.groups),
-        "blocks": [
-            {
-                "modality": block.modality,
-                "encoder": block.encoder,
-                "output": block.output,
-                "dim": block.dim,
-                "spec": dict(block.spec),
-                "segments": list(block.segments),
-                "arrays": {name: put(f"blocks/{block.modality}/{name}", block.arrays[name]) for name in _ARRAYS},
-            }
-            for block in view.blocks.values()
-        ],
+        "modality": block.modality,
+        "encoder": block.encoder,
+        "output": block.output,
+        "dim": block.dim,
+        "spec": dict(block.spec),
+        "segments": list(block.segments),
     }
 
 
@@ -313,7 +249,10 @@ def read_view(store: FeatureStore, name: str, pending: bool = False) -> View:
         FileNotFoundError: there is none of that name.
         StoreDamaged: the file is not what was written; of an array, once it is asked for.
     """
-    path = store.pending_path(name) if pending else store.view_path(name)
+    return _read(store.pending_path(name) if pending else store.view_path(name), name)
+
+
+def _read(path: Path, name: str) -> View:
     header, held = hold(path, "view")
     if header["schema"] == 1:
         return _read_schema_1(path, name, header, held)
@@ -324,6 +263,8 @@ def read_view(store: FeatureStore, name: str, pending: bool = False) -> View:
                 f"{path} was written as {about['file']}, another data set or an unfinished one; give it its name "
                 "back, or run extract again to replace it"
             )
+        if "parts" in about:
+            return _joined(path, name, about)
         blocks = {one["modality"]: _block(one, _Held(path, header, held, one["arrays"], ())) for one in about["blocks"]}
         columns = _Held(path, header, held, {"groups": about["groups"]}, _TEXTS)
         return View(name, columns, blocks, dict(about["source"]))
@@ -347,11 +288,45 @@ def _block(content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Bloc
     )
 
 
+def _joined(path: Path, name: str, about: Mapping[str, Any]) -> View:
+    """A view in parts. Raises ValueError where a name could lead out of the store."""
+    parts = tuple(Part(file, int(rows), str(said)) for file, rows, said in about["parts"])
+    if not parts or not all(PART_NAME.fullmatch(part.file) for part in parts):
+        raise ValueError(f"it names the parts {[part.file for part in parts[:1]]}")
+    folder = path.with_name(f"{name}{PARTS_SUFFIX}")
+    paths = [folder / part.file for part in parts]
+    blocks = {}
+    for one in about["blocks"]:
+        open_part = functools.partial(_arrays_of, name, one["modality"], one["encoder"])
+        blocks[one["modality"]] = _block(one, Joined(paths, _ARRAYS, open_part))
+    columns = Joined(paths, (*_TEXTS, "groups"), functools.partial(_columns_of, name))
+    return View(name, columns, blocks, dict(about["source"]), parts)
+
+
+def _columns_of(name: str, path: Path) -> Mapping[str, np.ndarray]:
+    return _read(path, name).columns
+
+
+def _arrays_of(name: str, modality: str, encoder: str, path: Path) -> Mapping[str, np.ndarray]:
+    block = _read(path, name).blocks.get(modality)
+    if block is None or block.encoder != encoder:
+        raise StoreDamaged(f"{path} is no part of a data set with {modality} of {encoder}; run extract again")
+    return block.arrays
+
+
 def check_view(store: FeatureStore, name: str, pending: bool = False) -> View:
     """Opens a view and reads every byte of it; raises as `read_view`, and at once."""
     path = store.pending_path(name) if pending else store.view_path(name)
     check_held(path, *hold(path, "view"))
-    return read_view(store, name, pending)
+    view = read_view(store, name, pending)
+    for part in part_paths(store, view):
+        check_held(part, *hold(part, "view"))
+    return view
+
+
+def part_paths(store: FeatureStore, view: View) -> list[Path]:
+    """The files of a view's parts."""
+    return [store.parts_path(view.name) / part.file for part in view.parts]
 
 
 def _read_schema_1(path: Path, name: str, header: Mapping[str, Any], held: mmap.mmap) -> View:
