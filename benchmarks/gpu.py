@@ -39,7 +39,7 @@ from cache import load
 from extract import EncoderSpec, Extraction, Manifest, Sample, Settings, read_manifest
 from extract.batching import Budget
 from extract.encoders import build_encoder
-from extract.encoders.image import Preset, resize_on_device
+from extract.encoders.picture import Preset, resize_on_device
 from extract.measure import bare_seconds
 from extract.runtime import Runtime, choose_runtime
 

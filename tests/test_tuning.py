@@ -511,7 +511,7 @@ def test_on_a_plateau_the_rate_falls_before_patience_ends(ask, monkeypatch):
 def test_a_picture_is_cropped_and_mirrored_by_chance():
     from PIL import Image
 
-    from extract.encoders.image import Preset
+    from extract.encoders.picture import Preset
     from extract.finetune.networks import augmented
 
     ramp = np.tile(np.linspace(0, 255, 90, dtype=np.uint8), (60, 1))

@@ -6,56 +6,24 @@ import contextlib
 import math
 import pickle  # for the name of an error; nothing is unpickled  # nosec B403
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torchvision
-from PIL import Image
 from torch import fx, nn
 
 from cache import KEY_SCHEMA, TOKENS, DeviceError, EncoderKey, ModelError, Ragged, Values, listing
-from extract.decode import DecodeError, decoding, is_plain_jpeg
+from extract.decode import DecodeError, decoding
 from extract.encoders.kernels import fold_batch_norms, fuse_convolutions, fuse_linears
+from extract.encoders.picture import ImageInput, official_weights, preprocess, resize_on_device
 from extract.encoders.spec import COMPUTE, BrokenInputs, EncoderSpec, storage
 from extract.encoders.weights import compute_dtype, weights_digest
-from extract.manifest import Content
 from extract.runtime import Runtime
 
-MAX_RESIZED = 2**25
-"""Pixels of a resized picture, of which the centre is taken: 128 MiB, a picture 512 times as long as it is wide."""
 
-
-@dataclass(frozen=True)
-class Preset:
-    """The preprocessing that a network's weights were trained for."""
-
-    resize: int
-    crop: int
-    interpolation: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def fields(self, decoder: str) -> dict[str, Any]:
-        """Every operation on the picture, as the encoder key lists them."""
-        return {
-            "decoder": "nvjpeg, resized on the GPU; else pillow" if decoder == "nvjpeg" else "pillow",
-            "draft": decoder == "draft",
-            "exif": "transposed",
-            "colour": "RGB",
-            "transparency": "white",
-            "resize": self.resize,
-            "interpolation": self.interpolation,
-            "antialias": True,
-            "crop": f"centre {self.crop}",
-            "mean": list(self.mean),
-            "std": list(self.std),
-        }
-
-
-class ImageEncoder:
+class ImageEncoder(ImageInput):
     """What the network's last layer gets: for ResNet-50 the global average pool, 2048 columns.
 
     `tokens`, where they are asked for, are the last feature map, place by place: for ResNet-50
@@ -65,14 +33,13 @@ class ImageEncoder:
     """
 
     def __init__(self, spec: EncoderSpec, runtime: Runtime) -> None:
-        backbone, layer, width, self._preset, self.files = load_network(spec)
+        super().__init__(spec)
+        backbone, layer, width, self.files = load_network(spec)
         self._runtime = runtime
-        self._nvjpeg = spec.decoder == "nvjpeg"
         if self._nvjpeg and runtime.device.type != "cuda":
             raise DeviceError("nvJPEG decodes on an NVIDIA GPU only; give --gpu, or leave out --decoder nvjpeg")
         if self._nvjpeg and not hasattr(torchvision.io, "decode_jpeg"):  # which torchvision has said to remove
             raise DeviceError(f"torchvision {torchvision.__version__} has no nvJPEG; leave out --decoder nvjpeg")
-        self._draft = self._preset.resize if spec.decoder == "draft" else None
         # TF32 would round a GPU's convolutions to 10 bits: other vectors under the same key. Not by a `with` around
         # each batch: the setting is the whole process's, and several threads encode.
         torch.backends.cudnn.allow_tf32 = False
@@ -80,7 +47,6 @@ class ImageEncoder:
         backbone.eval().requires_grad_(False)
         grid = grid_layer(backbone, spec.model, width, self._preset.crop) if spec.tokens else ""
         self._tokens = spec.tokens
-        self.truncated = 0
         self.key = EncoderKey(
             {
                 "schema": KEY_SCHEMA,
@@ -100,21 +66,6 @@ class ImageEncoder:
         # (x / 255 - mean) / std, in one pass
         self._scale = torch.tensor(1 / (255 * std), dtype=torch.float32, device=runtime.device)
         self._shift = torch.tensor(-mean / std, dtype=torch.float32, device=runtime.device)
-
-    def prepare(self, contents: Sequence[Content]) -> tuple[list[Content], list[int]]:
-        """Paths, or the bytes of files, as they are; each picture costs 1."""
-        return list(contents), [1] * len(contents)
-
-    def decode(self, light: bytes) -> np.ndarray:
-        """The picture as the network takes it, from the bytes of its file; the bytes themselves for nvJPEG."""
-        if self._nvjpeg and is_plain_jpeg(light):
-            return np.frombuffer(light, dtype=np.uint8)
-        with decoding(light, self._draft) as picture:
-            return preprocess(picture, self._preset)
-
-    def blank(self) -> np.ndarray:
-        """A black picture."""
-        return np.zeros((self._preset.crop, self._preset.crop, 3), dtype=np.uint8)
 
     def encode(self, batch: Sequence[np.ndarray]) -> dict[str, Values]:
         """`pool` of each picture, float32 of shape `(len(batch), D)`; `tokens` if asked for."""
@@ -241,44 +192,6 @@ def _places(shape: torch.Size, width: int) -> int:
     return int(shape[1]) if len(shape) == 3 and shape[2] == width else 0
 
 
-def preprocess(image: Image.Image, preset: Preset) -> np.ndarray:
-    """Shorter side to `resize` with antialiasing, then the centre: `uint8 (crop, crop, 3)`.
-
-    The same operations as torchvision's presets do on Pillow images.
-
-    Raises:
-        DecodeError: the picture is so long and narrow that resizing it would fill the memory.
-    """
-    longer = _longer_side(image.width, image.height, preset)
-    size = (preset.resize, longer) if image.width <= image.height else (longer, preset.resize)
-    resized = image.resize(size, Image.Resampling[preset.interpolation.upper()])
-    left, top = (round((side - preset.crop) / 2.0) for side in size)
-    return np.asarray(resized.crop((left, top, left + preset.crop, top + preset.crop)), dtype=np.uint8)
-
-
-def _longer_side(width: int, height: int, preset: Preset) -> int:
-    """Of the resized picture. Raises DecodeError where that would fill the memory."""
-    longer = int(preset.resize * max(width, height) / min(width, height))
-    if preset.resize * longer > MAX_RESIZED:
-        raise DecodeError(f"{width} x {height} pixels are too narrow to be resized")
-    return longer
-
-
-def resize_on_device(picture: torch.Tensor, preset: Preset) -> torch.Tensor:
-    """The same steps as `preprocess` on a tensor `uint8 (3, H, W)`; gives `uint8 (crop, crop, 3)`.
-
-    Raises:
-        DecodeError: as `preprocess`.
-    """
-    from torchvision.transforms.v2 import InterpolationMode
-    from torchvision.transforms.v2 import functional as steps
-
-    _longer_side(picture.shape[2], picture.shape[1], preset)
-    method = InterpolationMode[preset.interpolation.upper()]
-    resized = steps.resize(picture, [preset.resize], interpolation=method, antialias=True)
-    return steps.center_crop(resized, [preset.crop, preset.crop]).permute(1, 2, 0)
-
-
 def without_classifier(network: nn.Module) -> tuple[nn.Module, str, int]:
     """Takes the classification layer off a torchvision network.
 
@@ -304,20 +217,15 @@ def without_classifier(network: nn.Module) -> tuple[nn.Module, str, int]:
     return network, "classifier", width
 
 
-def load_network(spec: EncoderSpec) -> tuple[nn.Module, str, int, Preset, tuple[Path, ...]]:
-    """The network without its classification layer, that layer's name, the width D, preprocessing, and files read.
+def load_network(spec: EncoderSpec) -> tuple[nn.Module, str, int, tuple[Path, ...]]:
+    """The network without its classification layer, that layer's name, the width D, and the files read.
 
     Raises:
         ModelError: no such network, or weights that cannot be found or do not fit it.
     """
     from torchvision import models
 
-    names = models.list_models(module=models)
-    if spec.model not in names:
-        raise ModelError(
-            f"torchvision has no classification network {spec.model!r}; it has {listing(names, 8)}: see --image-model"
-        )
-    official = models.get_model_weights(spec.model).DEFAULT
+    official = official_weights(spec.model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.random_init or 0)
         network = models.get_model(spec.model, weights=None)
@@ -329,17 +237,7 @@ def load_network(spec: EncoderSpec) -> tuple[nn.Module, str, int, Preset, tuple[
         else:
             state, files = _state_of_file(Path(spec.weights)), (Path(spec.weights).absolute(),)
         _fill(backbone, {name: part for name, part in state.items() if not name.startswith(f"{layer}.")}, spec)
-    return backbone, layer, width, _preset(official.transforms()), files
-
-
-def _preset(transforms: Any) -> Preset:
-    return Preset(
-        resize=int(transforms.resize_size[0]),
-        crop=int(transforms.crop_size[0]),
-        interpolation=str(transforms.interpolation.value),
-        mean=tuple(float(value) for value in transforms.mean),
-        std=tuple(float(value) for value in transforms.std),
-    )
+    return backbone, layer, width, files
 
 
 def _official_state(model: str, official: Any) -> tuple[dict[str, torch.Tensor], tuple[Path, ...]]:

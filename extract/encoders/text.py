@@ -37,7 +37,42 @@ _REMEDY = (
 )
 
 
-class TextEncoder:
+class TextInput:
+    """What comes before a text model: of a model it needs the tokenizer and the config, and not the weights.
+
+    Inputs are token ids, `int64 (T,)`.
+    """
+
+    def __init__(self, tokenizer: Any, max_length: int) -> None:
+        self._tokenizer = tokenizer
+        self._max_length = max_length
+        self.truncated = 0
+
+    @staticmethod
+    def of(spec: EncoderSpec) -> TextInput:
+        """That of a model which is not loaded. Raises ModelError, UsageError."""
+        tokenizer, config, _ = _named(spec).load(lambda offline: _load_tokenizer(spec, offline))
+        return TextInput(tokenizer, longest_text(spec, tokenizer, config))
+
+    def prepare(self, contents: Sequence[Content]) -> tuple[list[np.ndarray], list[int]]:
+        """Token ids of all texts, cut to the model's longest input, and their numbers."""
+        lights, truncated = token_ids(self._tokenizer, contents, self._max_length)
+        self.truncated += truncated
+        return lights, [len(ids) for ids in lights]
+
+    def decode(self, light: np.ndarray) -> np.ndarray:
+        """The token ids themselves."""
+        return light
+
+    def blank(self) -> np.ndarray:
+        """One padding token."""
+        return np.array([self._pad()], dtype=np.int64)
+
+    def _pad(self) -> int:
+        return int(self._tokenizer.pad_token_id or 0)
+
+
+class TextEncoder(TextInput):
     """Last hidden states of a BERT-like model, pooled twice: `mean` and `cls`.
 
     `mean` is the mean over the tokens of the text, [CLS] and [SEP] counted, padding not; `cls`
@@ -46,13 +81,12 @@ class TextEncoder:
     """
 
     def __init__(self, spec: EncoderSpec, runtime: Runtime) -> None:
-        self._tokenizer, config, raw, model = load_text(spec)
+        tokenizer, config, raw, model = load_text(spec)
+        super().__init__(tokenizer, longest_text(spec, tokenizer, config))
         self._runtime = runtime
-        self._max_length = longest_text(spec, self._tokenizer, config)
         dtype = compute_dtype(spec.precision)
         self._tokens = spec.tokens
         width = int(config.hidden_size)
-        self.truncated = 0
         self.files = _named(spec).files()
         self.key = EncoderKey(
             {
@@ -74,20 +108,6 @@ class TextEncoder:
         if runtime.fused and (dtype == torch.float32 or runtime.has_bf16):
             fuse_linears(self._model)
         self._forward = torch.compile(self._model, dynamic=True) if runtime.compile else self._model
-
-    def prepare(self, contents: Sequence[Content]) -> tuple[list[np.ndarray], list[int]]:
-        """Token ids of all texts, cut to the model's longest input, and their numbers."""
-        lights, truncated = token_ids(self._tokenizer, contents, self._max_length)
-        self.truncated += truncated
-        return lights, [len(ids) for ids in lights]
-
-    def decode(self, light: np.ndarray) -> np.ndarray:
-        """The token ids themselves."""
-        return light
-
-    def blank(self) -> np.ndarray:
-        """One padding token."""
-        return np.array([self._pad()], dtype=np.int64)
 
     def encode(self, batch: Sequence[np.ndarray]) -> dict[str, Values]:
         """`mean` and `cls` of each text, float32 of shape `(len(batch), D)`; `tokens` if asked for."""
@@ -111,9 +131,6 @@ class TextEncoder:
             states = hidden.cpu().numpy()
             outputs[TOKENS] = Ragged.of([states[row, : len(text)] for row, text in enumerate(batch)])
         return outputs
-
-    def _pad(self) -> int:
-        return int(self._tokenizer.pad_token_id or 0)
 
 
 def token_ids(tokenizer: Any, contents: Sequence[Content], longest: int) -> tuple[list[np.ndarray], int]:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from cache import ModelError, UsageError
 from extract.decode import decoding
-from extract.encoders.image import Preset, grid_layer, load_network, preprocess
+from extract.encoders.image import grid_layer, load_network
+from extract.encoders.picture import Preset, preprocess, preset_of
 from extract.encoders.spec import OUTPUTS, EncoderSpec
 from extract.encoders.text import load_text, longest_text, token_ids
 from extract.manifest import Content, bytes_of
@@ -145,7 +146,8 @@ class TunableImage(Tunable):
         super().__init__(spec, tokens)
         if spec.decoder == "nvjpeg":
             raise UsageError("pictures are decoded by Pillow while encoders are tuned; leave out --decoder nvjpeg")
-        self.model, _, width, self._preset, _ = load_network(spec)
+        self._preset = preset_of(spec.model)
+        self.model, _, width, _ = load_network(spec)
         self._draft = self._preset.resize if spec.decoder == "draft" else None
         mean, std = (np.array(part).reshape(1, 3, 1, 1) for part in (self._preset.mean, self._preset.std))
         self._scale = nn.Buffer(torch.tensor(1 / (255 * std), dtype=torch.float32), persistent=False)

@@ -1,6 +1,7 @@
 """Views whose rows lie in several files: as one view, but for the files."""
 
 import dataclasses
+import itertools
 import pickle
 
 import numpy as np
@@ -51,7 +52,7 @@ def parted(house, whole):
 
 
 def write_in_parts(store, view, pending=False):
-    pairs = zip(CUTS, CUTS[1:], strict=False)
+    pairs = itertools.pairwise(CUTS)
     parts = [write_part(store, number, some(view, *pair)) for number, pair in enumerate(pairs)]
     joined = View(view.name, {}, view.blocks, view.source, tuple(parts))
     write_view(store, joined, pending)

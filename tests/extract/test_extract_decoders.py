@@ -18,7 +18,8 @@ from PIL import Image
 from cache import DeviceError, UsageError
 from extract import EncoderSpec
 from extract.decode import decode_image, is_plain_jpeg
-from extract.encoders.image import ImageEncoder, preprocess
+from extract.encoders.image import ImageEncoder
+from extract.encoders.picture import preprocess
 from extract.encoders.spec import BrokenInputs
 from extract.runtime import Runtime
 
@@ -315,14 +316,14 @@ def test_a_jpeg_too_narrow_to_be_resized_is_refused_by_nvjpeg_too(
 ):
     if not batched:
         monkeypatch.setattr("torchvision.io.decode_jpeg", refuse)
-    monkeypatch.setattr("extract.encoders.image.MAX_RESIZED", 256 * 2000)  # 1 x 8000 of the real limit
+    monkeypatch.setattr("extract.encoders.picture.MAX_RESIZED", 256 * 2000)  # 1 x 8000 of the real limit
     raw = jpeg(smooth(4, 40))
     with pytest.raises(BrokenInputs, match="4 x 40 pixels are too narrow to be resized"):
         by_nvjpeg.encode([by_nvjpeg.decode(raw)])
 
 
 def test_files_of_torchvisions_presets_are_resized_alike(build, by_nvjpeg: ImageEncoder, tmp_path: Path):
-    from extract.encoders.image import resize_on_device
+    from extract.encoders.picture import resize_on_device
 
     preset = build()._preset
     for size in ((500, 333), (333, 500), (256, 300), (100, 80), (257, 1000), (1000, 257)):

@@ -132,17 +132,17 @@ def test_another_model_in_its_place_is_refused(posts, bench, verify, tmp_path: P
 
 
 def test_what_can_no_more_be_decoded_is_a_finding(posts, bench, verify, monkeypatch: pytest.MonkeyPatch):
-    from extract.encoders import image
+    from extract.encoders import picture
 
     bench.extract(posts.read(), bench.image)
-    inner, refused = image.decoding, (posts.folder / "4.png").read_bytes()
+    inner, refused = picture.decoding, (posts.folder / "4.png").read_bytes()
 
     def decode(raw: bytes, draft: int | None = None) -> AbstractContextManager[Image.Image]:
         if raw == refused:
             raise DecodeError("this decoder is too new")
         return inner(raw, draft)
 
-    monkeypatch.setattr(image, "decoding", decode)
+    monkeypatch.setattr(picture, "decoding", decode)
     found = verify()
     assert found["rows"] == 9
     (finding,) = found["findings"]

@@ -14,7 +14,8 @@ from torchvision import models
 from cache import ModelError, PipelineError
 from extract import EncoderSpec
 from extract.decode import DecodeError
-from extract.encoders.image import ImageEncoder, Preset, preprocess, without_classifier
+from extract.encoders.image import ImageEncoder, without_classifier
+from extract.encoders.picture import Preset, preprocess
 from extract.runtime import Runtime
 
 SIZES = [(500, 333), (333, 500), (224, 224), (256, 256), (257, 300), (31, 90), (8, 9), (1000, 240)]

@@ -18,7 +18,7 @@ from cache import EncoderKey, FeatureStore, item_key
 from extract import EncoderSpec
 from extract.batching import Budget
 from extract.encoders import build_encoder
-from extract.encoders.image import Preset
+from extract.encoders.picture import Preset
 from extract.encoders.text import TextEncoder
 from extract.runtime import Runtime
 
@@ -128,10 +128,10 @@ def test_the_last_bit_of_an_image_weight_changes_the_key(image: Key, shufflenet:
 def test_every_value_of_the_preprocessing_changes_the_key(
     image: Key, monkeypatch: pytest.MonkeyPatch, name: str, value: object
 ):
-    from extract.encoders import image as module
+    from extract.encoders import picture as module
 
-    before, inner = image(), module._preset
-    monkeypatch.setattr(module, "_preset", lambda transforms: dataclasses.replace(inner(transforms), **{name: value}))
+    before, inner = image(), module.preset_of
+    monkeypatch.setattr(module, "preset_of", lambda model: dataclasses.replace(inner(model), **{name: value}))
     assert image().digest != before.digest
 
 

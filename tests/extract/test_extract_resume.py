@@ -239,7 +239,7 @@ def test_nothing_that_a_stopped_retry_encoded_is_collected(posts, bench, monkeyp
 
     monkeypatch.setattr("extract.runtime.CPU_IMAGE", Budget(cost=1, items=1))
     with monkeypatch.context() as patched:
-        patched.setattr("extract.encoders.image.decoding", refuse)
+        patched.setattr("extract.encoders.picture.decoding", refuse)
         assert len(bench.extract(posts.read(), bench.image).failed_ids) == 10
     stop(posts, bench, "image", 3, retry_failed=True)
     stored = only_store(bench).items()

@@ -193,7 +193,7 @@ def test_failed_items_are_not_tried_again_until_asked(posts, bench, monkeypatch:
         row["image"] = "5.png" if number in (5, 6) else ""
     manifest = posts.read()
     with monkeypatch.context() as patched:
-        patched.setattr("extract.encoders.image.decoding", refuse)
+        patched.setattr("extract.encoders.picture.decoding", refuse)
         assert bench.extract(manifest, bench.image).failed_ids == ["p5", "p6"]
     with monkeypatch.context() as patched:
         patched.setattr("extract.chosen.build_encoder", lambda *_: pytest.fail("a model was loaded"))
