@@ -13,11 +13,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cache import TOKENS, DeviceError, FeatureWriter, Ragged, Values, join_items, take_items
+from cache import TOKENS, DeviceError, EncoderKey, FeatureWriter, Ragged, Values, join_items, take_items
 from extract.channel import Channel, Closed
 from extract.clock import Clock
 from extract.decode import DecodeError, ReadError
-from extract.encoders.spec import BrokenInputs, Encoder, stored_dtype, with_content
+from extract.encoders.spec import BrokenInputs, Encoder, Input, stored_dtype, with_content
 from extract.manifest import Content, content_key, read_content
 from extract.planner import Task
 
@@ -67,6 +67,9 @@ class Machine(Protocol):
         """Whether a smaller batch may succeed where this error was raised."""
 
 
+_Inputs = list[np.ndarray | Broken]
+
+
 @dataclass
 class Station:
     """Where the batches of one modality are encoded and written.
@@ -78,8 +81,32 @@ class Station:
     writer: FeatureWriter
     limit: int | None = None
 
+    def vectors(self, task: Task, inputs: _Inputs, machine: Machine) -> dict[str, Values]:
+        """The vectors of a batch, in as many parts as the memory demands.
 
-_Inputs = list[np.ndarray | Broken]
+        Inputs that only the model finds broken are replaced in `inputs`.
+        """
+        while True:
+            size = len(inputs) if self.limit is None else max(1, self.limit // max(1, task.cost))
+            sound = [self.encoder.blank() if isinstance(one, Broken) else one for one in inputs]
+            try:
+                parts = [self.encoder.encode(sound[at : at + size]) for at in range(0, len(sound), size)]
+                return {name: join_items([part[name] for part in parts]) for name in parts[0]}
+            except BrokenInputs as error:
+                for one in error.inputs:
+                    place = next(at for at, value in enumerate(sound) if value is one)
+                    inputs[place] = Broken(error.reason)
+            except Exception as error:
+                if not machine.out_of_memory(error):
+                    raise
+                size = min(size, len(inputs))
+                if size == 1:
+                    raise DeviceError(
+                        f"the device's memory does not hold a single {task.modality} input: {error}"
+                    ) from error
+                self.limit = min(self.limit or size * task.cost, size * task.cost // 2)  # of all replicas
+
+
 _Encoded = tuple[Task, _Inputs, dict[str, Values]]
 
 
@@ -154,13 +181,13 @@ class Crew:
     def _load(self, task: Task, start: int) -> list[Any]:
         """Some items of a batch from the disk; decoded, if other threads than those that encode do it."""
         chosen = slice(start, start + AT_ONCE)
-        loaded = [_loaded(item, light) for item, light in zip(task.items[chosen], task.lights[chosen], strict=True)]
+        loaded = load_items(task.items[chosen], task.lights[chosen])
         return self._decode(task.modality, loaded) if self._machine.decoders else loaded
 
     def _decode(self, modality: str, loaded: Sequence[Any]) -> _Inputs:
         encoder = self._stations[modality].encoder
         with self._clock.measure(f"{modality}: decode"):
-            return [_decoded(encoder, one) for one in loaded]
+            return decode_items(encoder, loaded)
 
     def _encode(self) -> None:
         try:
@@ -171,7 +198,8 @@ class Crew:
                         inputs = [one for future in futures for one in future.result()]
                     if not self._machine.decoders:
                         inputs = self._decode(task.modality, inputs)
-                    vectors = self._vectors(task, inputs) if inputs else {}
+                    with self._clock.measure(f"{task.modality}: encode"):
+                        vectors = self._stations[task.modality].vectors(task, inputs, self._machine) if inputs else {}
                     with self._clock.measure("wait for the disk"):
                         self._encoded.put((task, inputs, vectors))
         finally:
@@ -179,30 +207,6 @@ class Crew:
                 self._encoding -= 1
                 if not self._encoding:
                     self._encoded.close()
-
-    def _vectors(self, task: Task, inputs: _Inputs) -> dict[str, Values]:
-        """The vectors of a batch, in as many parts as the memory demands."""
-        station = self._stations[task.modality]
-        while True:
-            size = len(inputs) if station.limit is None else max(1, station.limit // max(1, task.cost))
-            sound = [station.encoder.blank() if isinstance(one, Broken) else one for one in inputs]
-            try:
-                with self._clock.measure(f"{task.modality}: encode"):
-                    parts = [station.encoder.encode(sound[at : at + size]) for at in range(0, len(sound), size)]
-                return {name: join_items([part[name] for part in parts]) for name in parts[0]}
-            except BrokenInputs as error:
-                for one in error.inputs:
-                    place = next(at for at, value in enumerate(sound) if value is one)
-                    inputs[place] = Broken(error.reason)
-            except Exception as error:
-                if not self._machine.out_of_memory(error):
-                    raise
-                size = min(size, len(inputs))
-                if size == 1:
-                    raise DeviceError(
-                        f"the device's memory does not hold a single {task.modality} input: {error}"
-                    ) from error
-                station.limit = min(station.limit or size * task.cost, size * task.cost // 2)  # of all replicas
 
     def _write(self) -> None:
         waiting: list[_Encoded] = []
@@ -231,13 +235,23 @@ class Crew:
         outcomes: list[Outcome] = []
         for modality in dict.fromkeys(task.modality for task, _, _ in waiting):
             station = self._stations[modality]
-            checked = [_checked(station.encoder, *one) for one in waiting if one[0].modality == modality]
+            checked = [checked_batch(station.encoder.key, *one) for one in waiting if one[0].modality == modality]
             outcomes += [outcome for outcome, _ in checked]
             full = [(outcome.encoded, outputs) for outcome, outputs in checked if outcome.encoded]
             if full:
                 joined = {name: join_items([outputs[name] for _, outputs in full]) for name in full[0][1]}
                 station.writer.write([item for encoded, _ in full for item in encoded], joined)
         return outcomes
+
+
+def load_items(items: Sequence[bytes], lights: Sequence[Any]) -> list[Any]:
+    """Light forms with what is in their files; or why that is not to be had."""
+    return [_loaded(item, light) for item, light in zip(items, lights, strict=True)]
+
+
+def decode_items(encoder: Input, loaded: Sequence[Any]) -> list[np.ndarray | Broken]:
+    """What `load_items` gave, as the model takes it."""
+    return [_decoded(encoder, one) for one in loaded]
 
 
 def _loaded(item: bytes, light: Any) -> Any:
@@ -248,7 +262,7 @@ def _loaded(item: bytes, light: Any) -> Any:
         return Broken(str(error), final=False)
 
 
-def _decoded(encoder: Encoder, loaded: Any) -> np.ndarray | Broken:
+def _decoded(encoder: Input, loaded: Any) -> np.ndarray | Broken:
     try:
         return loaded if isinstance(loaded, Broken) else encoder.decode(loaded)
     except DecodeError as error:
@@ -269,15 +283,15 @@ def _bytes(encoded: _Encoded) -> int:
     return sum((one.values if isinstance(one, Ragged) else one).nbytes for one in encoded[2].values())
 
 
-def _checked(
-    encoder: Encoder, task: Task, inputs: _Inputs, vectors: Mapping[str, Values]
+def checked_batch(
+    key: EncoderKey, task: Task, inputs: Sequence[np.ndarray | Broken], vectors: Mapping[str, Values]
 ) -> tuple[Outcome, dict[str, Values]]:
     """What became of a batch, and the vectors of its sound items in the type in which they are stored."""
     outcome = Outcome(task.modality, elsewhere=task.elsewhere)
     outcome.failed = {item: one for item, one in zip(task.items, inputs, strict=True) if isinstance(one, Broken)}
     outputs = {}
     for name, values in vectors.items():
-        outputs[name], wrong = _cast(values, stored_dtype(encoder.key.fields, name), name)
+        outputs[name], wrong = _cast(values, stored_dtype(key.fields, name), name)
         for number, broken in wrong.items():
             outcome.failed.setdefault(task.items[number], broken)
     outcome.encoded = [item for item in task.items if item not in outcome.failed]

@@ -27,11 +27,13 @@ class Work:
         missing: keys of the items that are to be encoded, sorted.
         refused: keys of items that are known to be broken. They are only touched where they
             stand in a batch that was planned before it was known.
+        plan: what the names of its plans begin with, hex digits, where they are a shard's own.
     """
 
     contents: Mapping[bytes, Content]
     missing: Sequence[bytes]
     refused: Sequence[bytes] = ()
+    plan: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ class Planner:
     def __init__(self, lane: Lane, clock: Clock) -> None:
         self._lane = lane
         self._clock = clock
-        self._standing = standing_batches(lane.store.folder, lane.work.missing, lane.work.refused)
+        work = lane.work
+        self._standing = standing_batches(lane.store.folder, work.missing, work.refused, work.plan)
         self.total = len({*lane.work.missing, *(item for batch in self._standing for item in batch)})
 
     def windows(self) -> Iterator[list[_Planned]]:
@@ -113,7 +116,7 @@ class Planner:
             lights, cost = self._prepare(window)
             numbers = plan_batches([cost[item] for item in window], self._lane.budget)
             batches = [[window[number] for number in batch] for batch in numbers]
-            if not write_batches(self._lane.store.folder, batches):
+            if not write_batches(self._lane.store.folder, batches, self._lane.work.plan):
                 batches.reverse()  # another process has planned the very same in this moment
             yield _planned(batches, lights, cost)
 

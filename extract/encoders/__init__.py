@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cache import UsageError, listing
-from extract.encoders.spec import ARRAY, AUDIO, NETWORKS, TABULAR, Encoder, EncoderSpec
+from extract.encoders.spec import ARRAY, AUDIO, NETWORKS, TABULAR, Encoder, EncoderSpec, Input
 
 if TYPE_CHECKING:
     from extract.runtime import Runtime
@@ -39,3 +39,22 @@ def build_encoder(spec: EncoderSpec, runtime: Runtime) -> Encoder:
 
         return TabularEncoder(spec)
     raise UsageError(f"there is no encoder for {spec.modality!r}; choose of {listing(NETWORKS)}")
+
+
+def build_input(spec: EncoderSpec) -> Input:
+    """What comes before the model, for a process that only prepares; of texts and images no weights are loaded.
+
+    Raises:
+        ModelError, UsageError: as `build_encoder`.
+    """
+    if spec.kind == "text":
+        from extract.encoders.text import TextInput
+
+        return TextInput.of(spec)
+    if spec.kind == "image":
+        from extract.encoders.picture import ImageInput
+
+        return ImageInput(spec)
+    from extract.runtime import choose_runtime
+
+    return build_encoder(spec, choose_runtime("cpu"))

@@ -202,21 +202,16 @@ class BrokenInputs(Exception):
         self.reason = reason
 
 
-class Encoder(Protocol):
-    """A model with everything that comes before it.
+class Input(Protocol):
+    """What comes before a model.
 
     `prepare` makes a light form of all contents at once (token ids; nothing for pictures) and
-    tells what each costs; `decode` turns one of them into the model's input, in any thread;
-    `encode` runs the model on a batch.
+    tells what each costs; `decode` turns one of them into the model's input, in any thread.
 
     Attributes:
-        key: everything that could change a vector.
-        files: what the encoder was read from; if none of them changes, nor does the key.
         truncated: how many contents `prepare` has cut to the model's longest input.
     """
 
-    key: EncoderKey
-    files: tuple[Path, ...]
     truncated: int
 
     def prepare(self, contents: Sequence[Content]) -> tuple[list[Any], list[int]]:
@@ -227,6 +222,18 @@ class Encoder(Protocol):
 
     def blank(self) -> np.ndarray:
         """An input that stands in the place of a broken one, so that batches keep their shape."""
+
+
+class Encoder(Input, Protocol):
+    """A model with everything that comes before it; `encode` runs it on a batch.
+
+    Attributes:
+        key: everything that could change a vector.
+        files: what the encoder was read from; if none of them changes, nor does the key.
+    """
+
+    key: EncoderKey
+    files: tuple[Path, ...]
 
     def encode(self, batch: Sequence[np.ndarray]) -> dict[str, Values]:
         """Vectors of each output: float32 of shape `(len(batch), D)`; `tokens` are ragged.
