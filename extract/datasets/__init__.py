@@ -69,12 +69,12 @@ def _read(data: str | Path, layout: str | None, columns: Mapping[str, str]) -> M
         raise UsageError(f"{data} is a data set of the hub, which the layout {layout} cannot read; leave --layout out")
     if not is_remote(data) and not path.exists():
         raise DataError(f"there is no data at {path}; give the folder or table as DATA, or try `pipeline.py demo`")
-    manifest = (chosen or _recognised(path)).read(path, columns)
-    _check_lists(path, manifest)
+    manifest = (chosen or recognised(path)).read(path, columns)
+    check_lists(path, manifest)
     return manifest
 
 
-def _check_lists(path: Path, manifest: Manifest) -> None:
+def check_lists(path: Path, manifest: Manifest) -> None:
     """Raises DataError for a table that was found in the folder and is a link that leads out of it."""
     found = [str(name) for key in ("tables", "lists") for name in manifest.notes.get(key, ())]
     strays = [name for name in found if path.is_dir() and (path / name).is_symlink() and inside(path, name) is None]
@@ -115,8 +115,8 @@ def _named(layout: str) -> Layout:
     return plugins.loaded(others[layout])
 
 
-def _recognised(path: Path) -> Layout:
-    """The first that knows the data; other packages are asked where none of ours does."""
+def recognised(path: Path) -> Layout:
+    """The first layout that knows the data; other packages are asked where none of ours does. Raises DataError."""
     asked = list(LAYOUTS.values())
     chosen = next((one for one in asked if one.recognise(path)), None)
     if chosen is None:

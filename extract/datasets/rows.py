@@ -45,6 +45,7 @@ class Part(Generic[Kind]):
         prefix: what the number of a row becomes its id by, where no column holds one; empty as well.
         split: of rows whose split no column says.
         roles: columns that are known without looking at their names.
+        first: how many rows of the table come before these.
     """
 
     path: Path
@@ -55,3 +56,4 @@ class Part(Generic[Kind]):
     prefix: str = ""
     split: str = ""
     roles: Mapping[str, str] = field(default_factory=dict)
+    first: int = 0

@@ -32,8 +32,8 @@ from pathlib import Path
 from typing import Any
 
 from cache import DataError, UsageError, listing
-from extract.datasets.arrow import parquet_rows
 from extract.datasets.cells import ABOUT_ROWS, columns_of, inputs_of, mixed_audio, text_of
+from extract.datasets.parquet import parquet_rows
 from extract.datasets.rows import Part, Rows
 from extract.decode import DecodeError, decode_text
 from extract.manifest import Manifest, Sample, checked_manifest
@@ -88,17 +88,34 @@ def read(path: Path, columns: Mapping[str, str]) -> Manifest:
             named but is not there, or bad rows (all are listed).
         UsageError: a role in `columns` that cannot be one; pyarrow, which reads Parquet, is not installed.
     """
-    tables = _tables(path)
-    parts = (_part(table, alone=len(tables) == 1) for table in tables)
-    return manifest_of(path, "table", parts, columns, {"tables": [table.name for table in tables]})
+    found = tables(path)
+    parts = (_part(table, alone=len(found) == 1) for table in found)
+    return manifest_of(path, "table", parts, columns, {"tables": [table.name for table in found]})
 
 
-def _part(table: Path, alone: bool) -> Part[Rows]:
+def read_groups(path: Path, table: Path, groups: range, first: int, columns: Mapping[str, str]) -> Manifest:
+    """Some groups of rows of one of the Parquet files of a data set, as `read` reads them among all.
+
+    Args:
+        path: of the data set.
+        table: one of `tables(path)`.
+        groups: of its rows.
+        first: how many rows of it come before them.
+        columns: as for `read`.
+
+    Raises:
+        DataError, UsageError: as `read`.
+    """
+    part = _part(table, table == path or len(tables(path)) == 1, groups, first)
+    return manifest_of(path, "table", [part], columns, {"tables": [table.name]})
+
+
+def _part(table: Path, alone: bool, groups: range | None = None, first: int = 0) -> Part[Rows]:
     problems: list[str] = []
-    rows = read_rows(table, problems)
+    rows = read_rows(table, problems) if groups is None else parquet_rows(table, problems, groups, first)
     split = _split(table) if _split(table) in SPLIT_FILES else ""
     name, prefix = ("", "") if alone else (table.name, f"{_stem(table)}-")
-    return Part(table, rows, table.parent, problems, name, prefix, split)
+    return Part(table, rows, table.parent, problems, name, prefix, split, first=first)
 
 
 def manifest_of(
@@ -137,7 +154,8 @@ def manifest_of(
     return checked_manifest(path, layout, samples, problems, {"columns": used, **notes})
 
 
-def _tables(path: Path) -> list[Path]:
+def tables(path: Path) -> list[Path]:
+    """The tables of a data set, in the order of their splits and numbers. Raises DataError."""
     if path.is_file():
         return [path]
     found = sorted(child for child in path.iterdir() if _is_table(child))
@@ -291,7 +309,8 @@ def _samples(part: Part[Rows], used: Mapping[str, str]) -> Iterator[Sample]:
     columns = {role: columns_of(role, column, part.rows.columns) for role, column in used.items()}
     about = {role: used.get(role) for role in ("id", "label", "split", "group")}
     numbered = part.rows.numbered
-    for number, (line, row) in enumerate(part.rows.of({name for names in columns.values() for name in names}), 1):
+    wanted = {name for names in columns.values() for name in names}
+    for number, (line, row) in enumerate(part.rows.of(wanted), part.first + 1):
         try:
             cells = {role: text_of(row, column) if column else "" for role, column in about.items()}
             inputs = inputs_of(row, columns, part.root)

@@ -15,12 +15,13 @@ splits, they are these.
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,13 +63,24 @@ def read(path: Path, columns: Mapping[str, str]) -> Manifest:
         DataError: no tar, packed ones, no column of any modality, or bad members (all are listed).
         UsageError: a role in `columns` that cannot be one.
     """
-    left_out: Counter[str] = Counter()
     shards = _shards(path)
-    splits = [_split(shard) for shard in shards]
+    return _read(path, shards, len(shards) == 1, all(map(_split, shards)), columns)
+
+
+def tars(path: Path, columns: Mapping[str, str]) -> Iterator[Callable[[], Manifest]]:
+    """What reads each tar by itself, as `read` reads it among all. Raises DataError."""
+    shards = _shards(path)
+    alone, splits = len(shards) == 1, all(map(_split, shards))
+    for shard in shards:
+        yield functools.partial(_read, path, [shard], alone, splits, columns)
+
+
+def _read(path: Path, shards: Sequence[Path], alone: bool, splits: bool, columns: Mapping[str, str]) -> Manifest:
+    left_out: Counter[str] = Counter()
     parts: list[Part[_ShardRows]] = []
-    for shard, split in zip(shards, splits, strict=True):
-        name = shard.name if len(shards) > 1 else ""
-        part = Part(shard, _ShardRows(), shard.parent, [], name, split=split if all(splits) else "")
+    for shard in shards:
+        name = "" if alone else shard.name
+        part = Part(shard, _ShardRows(), shard.parent, [], name, split=_split(shard) if splits else "")
         _fill(part, f"{shard.stem}/" if name else "", left_out)
         parts.append(part)
     if not any(part.rows.rows for part in parts):

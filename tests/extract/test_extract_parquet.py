@@ -20,7 +20,7 @@ from pyarrow import parquet
 
 from cache import DataError, UsageError
 from extract import read_manifest
-from extract.datasets import arrow
+from extract.datasets import parquet as module
 from extract.manifest import Manifest, Piece
 
 FILE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -174,10 +174,10 @@ def test_groups_of_rows_are_unpacked_once_by_many_threads_and_forgotten(
     write(tmp_path / "posts.parquet", {"image": pa.array([cell(n) for n in range(12)], FILE)})
     pieces = [one.inputs["image"] for one in read_manifest(tmp_path).samples]
     unpacked: list[int] = []
-    inner = arrow._unpack
-    monkeypatch.setattr(arrow, "_unpack", lambda place, *more: unpacked.append(place.group) or inner(place, *more))
-    held = arrow._Unpacked()
-    monkeypatch.setattr(arrow, "_UNPACKED", held)
+    inner = module._unpack
+    monkeypatch.setattr(module, "_unpack", lambda place, *more: unpacked.append(place.group) or inner(place, *more))
+    held = module._Unpacked()
+    monkeypatch.setattr(module, "_UNPACKED", held)
     found: list[bytes] = []
     threads = [threading.Thread(target=lambda: found.append(pieces[1].read())) for _ in range(12)]
     for thread in threads:
@@ -186,7 +186,7 @@ def test_groups_of_rows_are_unpacked_once_by_many_threads_and_forgotten(
         thread.join()
     assert found == [picture(1)] * 12
     assert unpacked == [0]
-    monkeypatch.setattr(arrow, "KEPT", len(picture(0)) * 7)  # two groups
+    monkeypatch.setattr(module, "KEPT", len(picture(0)) * 7)  # two groups
     for place in (0, 3, 6, 9, 0):
         assert pieces[place].read() == picture(place)
     assert unpacked == [0, 1, 2, 3, 0]
@@ -233,10 +233,10 @@ def test_broken_files_are_one_message(tmp_path: Path):
 
 def test_sizes_that_are_absurd_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = write(tmp_path / "posts.parquet", {"text": ["word " * 50] * 900}, rows=900)
-    monkeypatch.setattr(arrow, "MOST_UNPACKED", 100)
+    monkeypatch.setattr(module, "MOST_UNPACKED", 100)
     with pytest.raises(DataError, match=r"has a group of rows of .* write it with smaller groups"):
         read_manifest(path)
-    monkeypatch.setattr(arrow, "MOST_ROWS", 899)
+    monkeypatch.setattr(module, "MOST_ROWS", 899)
     with pytest.raises(DataError, match="says that it holds 900 rows; up to 899 are read"):
         read_manifest(path)
 
