@@ -113,6 +113,12 @@ class Chooser:
         self._progress(what, 1, 1)
         return encoder
 
+    def load_as(self, spec: EncoderSpec, key: EncoderKey) -> Encoder:
+        """The encoder itself. Raises ModelError where its key is another by now."""
+        encoder = self.load(spec)
+        require_key(spec, encoder, key)
+        return encoder
+
     def _keyed(self, spec: EncoderSpec, why: str) -> Chosen:
         key = recall(self._store.root, spec)
         if key is not None:
@@ -175,3 +181,12 @@ class Chooser:
             if TOKENS in found.fields and without_tokens(found.fields) == key.fields:
                 return found
         return None
+
+
+def require_key(spec: EncoderSpec, encoder: Encoder, key: EncoderKey) -> None:
+    """Raises ModelError where the encoder is not the one that was chosen."""
+    if encoder.key.digest != key.digest:
+        raise ModelError(
+            f"{spec.model} changed while it was in use: its key was {key.digest} and is {encoder.key.digest} now; "
+            "run the same command again"
+        )

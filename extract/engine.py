@@ -41,12 +41,16 @@ class Broken:
 
 @dataclass
 class Outcome:
-    """What became of a batch: items encoded, the reason for each that could not be, items stored by others."""
+    """What became of a batch: items encoded, the reason for each that could not be, items stored by others.
+
+    `truncated` counts contents that were cut, where it is not known of the encoder.
+    """
 
     modality: str
     encoded: list[bytes] = field(default_factory=list)
     failed: dict[bytes, Broken] = field(default_factory=dict)
     elsewhere: int = 0
+    truncated: int = 0
 
 
 class Machine(Protocol):

@@ -23,7 +23,6 @@ from cache import (
     Failure,
     FeatureStore,
     FeatureWriter,
-    ModelError,
     Plan,
     Progress,
     StoreError,
@@ -34,7 +33,7 @@ from cache import (
     plan_extraction,
     silent,
 )
-from extract.chosen import Chooser, Chosen
+from extract.chosen import Chooser, Chosen, require_key
 from extract.clock import Clock
 from extract.contents import Contents, read_contents
 from extract.encoders.spec import OUTPUTS, EncoderSpec, outputs_of
@@ -198,7 +197,7 @@ class _Stage:
         store.create(chosen.key)
         for path in store.set_aside_damaged(contents.places.keys()):
             self._done.warnings.append(f"{path} was damaged and set aside; its items are encoded again")
-        known = self._known_bad(store)
+        known = {} if self._settings.retry_failed else known_bad(store)
         plan = plan_extraction(contents.places, store.items(), known)
         modality = chosen.spec.modality
         self._done.reasons[modality] = plan.reason
@@ -216,16 +215,6 @@ class _Stage:
                 f"{error}: another process removed them while they were in use, such as `cache gc`"
             ) from error
 
-    def _known_bad(self, store: EncoderStore) -> dict[bytes, Broken]:
-        """Items that this very decoder has refused before: equal bytes would fail again."""
-        if self._settings.retry_failed:
-            return {}
-        return {
-            bytes.fromhex(failure.item): Broken(failure.reason)
-            for failure in store.failures()
-            if failure.item is not None and failure.decoder == _decoder()
-        }
-
     def _note_failures(self, parts: Sequence[_Part]) -> None:
         """Of parts in one store at once, for a file of failures holds those of the latest run."""
         everything: list[Failure] = []
@@ -236,9 +225,9 @@ class _Stage:
                 if item in part.failed:
                     part.contents.state[number] = FAILED
                     digest = item.hex() if part.failed[item].final else None
-                    failures.append(Failure(sample.id, part.failed[item].reason, digest, _decoder()))
+                    failures.append(Failure(sample.id, part.failed[item].reason, digest, decoder_name()))
             self._done.failures[part.chosen.spec.modality] = failures
-            self._check_failures(failures)
+            check_failures(failures, self._settings)
             everything += failures
             resolved += [item for item in part.contents.places if item not in part.failed]
         parts[0].store.record_failures(everything, resolved)
@@ -258,7 +247,8 @@ class _Stage:
                         {item: one for item, one in outcome.failed.items() if item in part.contents.places}
                     )
                     names = self._names(part.contents, part.failed)
-                    self._check_failures([Failure(names[item], one.reason, None) for item, one in part.failed.items()])
+                    failed = [Failure(names[item], one.reason, None) for item, one in part.failed.items()]
+                    check_failures(failed, self._settings)
         with self._clock.measure("merge segments"):
             for one in alike.values():
                 self._consolidate(one)
@@ -279,15 +269,11 @@ class _Stage:
         with self._clock.measure("load models"):
             loaded = next((one.chosen.encoder for one in parts if one.chosen.encoder is not None), None)
             encoder = loaded or self._chooser.load(spec)
-        if encoder.key.digest != key.digest:
-            raise ModelError(
-                f"{spec.model} changed while it was in use: its key was {key.digest} and is {encoder.key.digest} now; "
-                "run the same command again"
-            )
+        require_key(spec, encoder, key)
         runtime = self._device()
         if spec.precision == "bf16" and not runtime.has_bf16:
             self._done.warnings.append(f"{runtime.name} has no bf16 of its own: fp32 would be faster")
-        self._warn_of_mixing(part.store, runtime)
+        self._done.warnings += warn_of_mixing(part.store, runtime.record())
         writer = FeatureWriter(part.store, list(outputs_of(key.fields)), runtime.record())
         contents = {item: place for one in parts for item, place in one.contents.places.items()}
         missing = sorted({item for one in parts for item in one.plan.missing})
@@ -303,26 +289,6 @@ class _Stage:
     def _names(self, hashed: Contents, items: Collection[bytes]) -> dict[bytes, str]:
         pairs = zip(hashed.items, self._manifest.samples, strict=True)
         return {item: sample.id for item, sample in pairs if item in items}
-
-    def _check_failures(self, failures: Sequence[Failure]) -> None:
-        limit = 0 if self._settings.fail_fast else self._settings.max_failures
-        if limit is None or len(failures) <= limit:
-            return
-        shown = [f"{failure.id}: {failure.reason}" for failure in failures]
-        raise DataError(
-            f"{len(failures)} samples failed, {limit} are allowed ({listing(shown)}); what was encoded is kept. "
-            "Correct them, or let them be recorded by --on-error record and a higher --max-failures"
-        )
-
-    def _warn_of_mixing(self, store: EncoderStore, runtime: Runtime) -> None:
-        makers = (maker for segment in store.segments() for maker in segment.makers)
-        made = {tuple(sorted(maker.items())) for maker in makers}
-        now = tuple(sorted(runtime.record().items()))
-        if made - {now}:
-            self._done.warnings.append(
-                f"{store.folder} holds vectors that were made on another device or by other versions "
-                f"({listing([dict(one) for one in made - {now}], 1)}); they may differ in the last digits"
-            )
 
 
 def _wanted(chosen: Chosen, contents: Contents) -> Block:
@@ -343,5 +309,39 @@ def _by_store(parts: Iterable[_Part]) -> list[list[_Part]]:
     return [*found.values()]
 
 
-def _decoder() -> str:
+def known_bad(store: EncoderStore) -> dict[bytes, Broken]:
+    """Items that this very decoder has refused before: equal bytes would fail again."""
+    return {
+        bytes.fromhex(failure.item): Broken(failure.reason)
+        for failure in store.failures()
+        if failure.item is not None and failure.decoder == decoder_name()
+    }
+
+
+def check_failures(failures: Sequence[Failure], settings: Settings) -> None:
+    """Raises DataError where there are more than the settings allow."""
+    limit = 0 if settings.fail_fast else settings.max_failures
+    if limit is None or len(failures) <= limit:
+        return
+    shown = [f"{failure.id}: {failure.reason}" for failure in failures]
+    raise DataError(
+        f"{len(failures)} samples failed, {limit} are allowed ({listing(shown)}); what was encoded is kept. "
+        "Correct them, or let them be recorded by --on-error record and a higher --max-failures"
+    )
+
+
+def warn_of_mixing(store: EncoderStore, now: Mapping[str, str]) -> list[str]:
+    """A warning where a store holds vectors that were made otherwise than those that are made now."""
+    makers = (maker for segment in store.segments() for maker in segment.makers)
+    others = {tuple(sorted(maker.items())) for maker in makers} - {tuple(sorted(now.items()))}
+    if not others:
+        return []
+    return [
+        f"{store.folder} holds vectors that were made on another device or by other versions "
+        f"({listing([dict(one) for one in others], 1)}); they may differ in the last digits"
+    ]
+
+
+def decoder_name() -> str:
+    """What refused a content, as failures name it."""
     return f"pillow {importlib.metadata.version('pillow')}"

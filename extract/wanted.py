@@ -80,10 +80,7 @@ def announce(store: FeatureStore, view: View) -> list[str]:
     try:
         before = read_view(store, view.name)
         if _data(before) != _data(view):
-            warnings.append(
-                f"the data set {view.name} was {_data(before)} before, and is {_data(view)} now; give another --name "
-                "to keep both (no vector is lost)"
-            )
+            warnings.append(renamed(view.name, _data(before), _data(view)))
         if all(name in before.blocks and _same(before.blocks[name], one) for name, one in view.blocks.items()):
             return warnings
     except FileNotFoundError:
@@ -93,6 +90,14 @@ def announce(store: FeatureStore, view: View) -> list[str]:
     store.create()
     write_view(store, view, pending=True)
     return warnings
+
+
+def renamed(name: str, before: str, now: str) -> str:
+    """The warning that a data set takes the place of another of the same name."""
+    return (
+        f"the data set {name} was {before} before, and is {now} now; give another --name to keep both (no vector is "
+        "lost)"
+    )
 
 
 def publish(store: FeatureStore, view: View) -> None:

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from cache import DataError, PipelineError
 from extract.datasets import check_lists, read_manifest, recognised, table, webdataset
@@ -17,9 +18,27 @@ from extract.reading import reading
 Read = Callable[[], Manifest]
 
 
+class Shard(Protocol):
+    """Some rows of a data set, read when they are wanted, wherever that is: it pickles."""
+
+    def read(self) -> Manifest:
+        """The rows. Raises DataError."""
+
+
 @dataclass(frozen=True)
-class Shard:
-    """Some rows of a data set, read when they are wanted, wherever that is: it pickles, and is small.
+class Held:
+    """Rows that were read already."""
+
+    manifest: Manifest
+
+    def read(self) -> Manifest:
+        """The rows."""
+        return self.manifest
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """Rows that are read when they are wanted.
 
     Args:
         how: gives the rows.
@@ -27,8 +46,8 @@ class Shard:
     """
 
     how: Read
-    allow_outside: bool = False
-    encoding: str | None = None
+    allow_outside: bool
+    encoding: str | None
 
     def read(self) -> Manifest:
         """The rows. Raises DataError."""
@@ -70,15 +89,14 @@ def shards_of(
     except OSError as error:
         raise DataError(f"{data} cannot be read: {error.strerror or error}") from error
     if hows:
-        return [Shard(how, allow_outside, encoding) for how in hows]
+        return [Streamed(how, allow_outside, encoding) for how in hows]
     return parted(read_manifest(where, layout, columns, allow_outside, encoding), rows)
 
 
 def parted(manifest: Manifest, rows: int) -> list[Shard]:
     """A manifest that was read, in shards of so many rows."""
     starts = range(0, len(manifest.samples), rows)
-    chunks = [manifest.samples[start : start + rows] for start in starts]
-    return [Shard(functools.partial(replace, manifest, samples=chunk), allow_outside=True) for chunk in chunks]
+    return [Held(replace(manifest, samples=manifest.samples[start : start + rows])) for start in starts]
 
 
 def _streamed(path: Path, rows: int, layout: str | None, columns: Mapping[str, str]) -> Iterator[Read]:

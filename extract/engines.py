@@ -1,0 +1,130 @@
+"""Who does the work of a data set in shards: this process, or a cluster (`extract.ray_engine`)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cache import DataError, FeatureStore, FeatureWriter, Progress, unpack_items
+from extract.chosen import Chooser, Chosen
+from extract.clock import Clock
+from extract.datasets.shards import Shard
+from extract.encoders.spec import Encoder, EncoderSpec, outputs_of
+from extract.engine import Outcome
+from extract.keyed import Job, Keyed, Wanted, key_shard
+from extract.planner import Lane, Work
+from extract.workers import encode_all
+
+if TYPE_CHECKING:
+    from extract.runtime import Runtime
+
+Numbered = Sequence[tuple[int, Shard]]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The encoders with their precision settled, by modality, and on what they run: its name and its record."""
+
+    chosen: Mapping[str, Chosen]
+    device: str
+    made_by: Mapping[str, Any]
+
+
+Asked = Callable[[Callable[[], "Runtime"]], Chooser]
+"""Makes the chooser of an extraction, given what finds the device."""
+
+
+class Engine(Protocol):
+    """Chooses encoders, keys shards, encodes them. Whatever it yields is done and durable."""
+
+    def choose(self, specs: Sequence[EncoderSpec], asked: Asked) -> Choice:
+        """Settles the encoders, where they will run."""
+
+    def key(self, shards: Numbered, wanted: Wanted) -> Generator[Keyed | DataError, None, None]:
+        """Reads all shards, in any order."""
+
+    def encode(
+        self, jobs: Sequence[Job], wanted: Wanted, clock: Clock, progress: Progress
+    ) -> Generator[Outcome, None, None]:
+        """Does the jobs, in any order."""
+
+
+class Local:
+    """This process: a shard after another, each by the crew that encodes small data sets, too."""
+
+    def __init__(self, device: str, compile_encoders: bool) -> None:
+        self._device = device
+        self._compile = compile_encoders
+        self._runtimes: list[Runtime] = []
+        self._encoders: dict[str, Encoder] = {}
+        self._chooser: Chooser | None = None
+
+    def _runtime(self) -> Runtime:
+        if not self._runtimes:
+            from extract.runtime import choose_runtime
+
+            self._runtimes.append(choose_runtime(self._device, self._compile))
+        return self._runtimes[0]
+
+    def choose(self, specs: Sequence[EncoderSpec], asked: Asked) -> Choice:
+        """Settles the encoders; those that had to be loaded for it stay in memory."""
+        self._chooser = asked(self._runtime)
+        chosen = {spec.modality: self._chooser.choose(spec) for spec in specs}
+        self._encoders = {one.key.digest: one.encoder for one in chosen.values() if one.encoder is not None}
+        return Choice(chosen, self._runtime().name, self._runtime().record())
+
+    def key(self, shards: Numbered, wanted: Wanted) -> Generator[Keyed | DataError, None, None]:
+        """Reads one after another."""
+        for number, shard in shards:
+            yield key_shard(number, shard, wanted)
+
+    def encode(
+        self, jobs: Sequence[Job], wanted: Wanted, clock: Clock, progress: Progress
+    ) -> Generator[Outcome, None, None]:
+        """Shard by shard; the small segments of each are merged before the next begins."""
+        totals = {job.lane: sum(len(one.missing) for one in jobs if one.lane == job.lane) for job in jobs}
+        done = dict.fromkeys(totals, 0)
+
+        def told(what: str, count: int, total: int) -> None:
+            """Of all shards; the crew knows of one."""
+            progress(what, min(totals[what], done[what] + count), totals[what])
+
+        for number in dict.fromkeys(job.number for job in jobs):
+            mine = [job for job in jobs if job.number == number]
+            lanes = [self._lane(job, wanted, clock) for job in mine]
+            before = [lane.encoder.truncated for lane in lanes]
+            with contextlib.closing(encode_all(lanes, self._runtime(), clock, told)) as outcomes:
+                yield from outcomes
+            for job, lane, truncated in zip(mine, lanes, before, strict=True):
+                done[job.lane] += len(job.missing)
+                yield Outcome(job.lane, truncated=lane.encoder.truncated - truncated)
+                with clock.measure("merge segments"):
+                    lane.store.consolidate(lane.work.missing)
+
+    def _lane(self, job: Job, wanted: Wanted, clock: Clock) -> Lane:
+        spec, key = wanted.encoders[job.lane]
+        if key.digest not in self._encoders:
+            if self._chooser is None:
+                raise RuntimeError("encoders are chosen before they encode")
+            with clock.measure("load models"):
+                self._encoders[key.digest] = self._chooser.load_as(spec, key)
+        with clock.measure("read again"):
+            work = work_of(job, wanted)
+        store = FeatureStore(wanted.store).encoder(key.digest)
+        writer = FeatureWriter(store, list(outputs_of(key.fields)), self._runtime().record())
+        return Lane(self._encoders[key.digest], work, store, writer, self._runtime().budget(spec.kind), job.lane)
+
+
+def work_of(job: Job, wanted: Wanted) -> Work:
+    """What a planner has to plan for a job."""
+    return Work(job.contents(wanted), unpack_items(job.missing), unpack_items(job.refused), job.plan)
+
+
+def in_turn(engine: Engine, shards: Numbered, wanted: Wanted, progress: Progress) -> Iterator[Keyed | DataError]:
+    """What the engine tells of all shards, with the progress."""
+    with contextlib.closing(engine.key(shards, wanted)) as found:
+        for count, one in enumerate(found, 1):
+            progress("read", count, len(shards))
+            yield one

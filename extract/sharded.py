@@ -1,0 +1,295 @@
+"""Stage one on a data set in shards: of all rows at once only keys are in memory, some 60 bytes a row and modality."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cache import (
+    FAILED,
+    MISSING,
+    PRESENT,
+    DataError,
+    Failure,
+    FeatureStore,
+    KeyIndex,
+    Part,
+    Progress,
+    StoreDamaged,
+    StoreError,
+    UsageError,
+    View,
+    listing,
+    pack_items,
+    read_part,
+    read_view,
+    remove,
+    silent,
+    write_part,
+    write_view,
+)
+from extract.chosen import Chooser
+from extract.clock import Clock
+from extract.datasets.shards import Shard
+from extract.encoders.spec import TABULAR
+from extract.engine import Outcome
+from extract.engines import Choice, Engine, Local, in_turn
+from extract.keyed import Wanted
+from extract.manifest import Manifest, absolute
+from extract.rows import Demand, Rows
+from extract.stage import Extraction, Settings, check_failures, decoder_name, known_bad, warn_of_mixing
+from extract.wanted import renamed
+
+if TYPE_CHECKING:
+    from extract.runtime import Runtime
+
+SHOWN = 20
+
+
+@dataclass
+class Sharded:
+    """An extraction in shards, and what the data was.
+
+    Attributes:
+        done: as of a data set that is extracted as a whole.
+        manifest: how the data was read, without its rows.
+        labels: how many rows have each label, most frequent first.
+    """
+
+    done: Extraction
+    manifest: Manifest
+    labels: dict[str, int] = field(default_factory=dict)
+
+
+def extract_shards(
+    shards: Sequence[Shard], settings: Settings, engine: Engine | None = None, progress: Progress = silent
+) -> Sharded:
+    """As `extract`, of a data set that need not fit into memory.
+
+    Every shard is read twice: once to key what it holds, so that equal content is encoded once wherever it stands,
+    and once to encode what the store lacks. The view is written in parts.
+
+    Args:
+        shards: the data set, in order; see `extract.datasets.shards`.
+        settings: as for `extract`.
+        engine: who does the work; this process by default.
+        progress: told of what is done.
+
+    Raises:
+        DataError, ModelError, DeviceError, StoreError: as `extract`.
+        UsageError: what cannot be done in shards was asked for.
+    """
+    engine = engine or Local(settings.device, settings.compile)
+    return _Stage(shards, settings, engine, progress).run()
+
+
+class _Stage:
+    """One extraction; holds what its steps share."""
+
+    def __init__(self, shards: Sequence[Shard], settings: Settings, engine: Engine, progress: Progress) -> None:
+        if any(spec.kind == TABULAR for spec in settings.specs):
+            raise UsageError(
+                "columns of a table take a look at all rows before the first is encoded; leave them out by "
+                "--modalities, or extract the data as a whole"
+            )
+        self._shards = shards
+        self._settings = settings
+        self._engine = engine
+        self._progress = progress
+        self._store = FeatureStore(settings.store)
+        self._clock = Clock()
+        self._done = Extraction(View(settings.name, {}, {}), samples=0)
+
+    def run(self) -> Sharded:
+        """Keys all shards, encodes what the store lacks, writes the view."""
+        name = self._settings.name
+        self._store.create()
+        if name not in self._store.pending():  # while one is pending, `cache gc` touches no part
+            write_view(self._store, _without_rows(name), pending=True)
+        choice = self._engine.choose(self._settings.specs, self._chooser)
+        self._done.device = choice.device
+        self._done.precision = {one: (chosen.spec.precision, chosen.why) for one, chosen in choice.chosen.items()}
+        encoders = {one: (chosen.spec, chosen.key) for one, chosen in choice.chosen.items()}
+        wanted = Wanted(self._settings.store, name, encoders)
+        started = time.perf_counter()
+        rows = self._key(wanted)
+        manifest = rows.manifest()
+        self._warn(rows, manifest, wanted)
+        parts = tuple(one.part for one in rows.keyed)
+        write_view(self._store, _view(wanted, manifest, parts), pending=True)
+        demands = [self._demand(lane, wanted, rows, choice) for lane in _lanes(wanted)]
+        self._encode(demands, wanted, rows)
+        loading = self._clock.seconds().get("load models", 0.0)
+        self._done.encode_seconds = time.perf_counter() - started - loading
+        with self._clock.measure("write the view"):
+            self._publish(wanted, rows, manifest)
+        self._done.stage_seconds = self._clock.seconds()
+        return Sharded(self._done, manifest, dict(rows.labels.most_common()))
+
+    def _chooser(self, device: Callable[[], Runtime]) -> Chooser:
+        """A measurement takes the first shard's samples."""
+        samples = self._shards[0].read().samples
+        settings = self._settings
+        return Chooser(self._store, settings.name, settings.expected, samples, device, self._progress)
+
+    def _key(self, wanted: Wanted) -> Rows:
+        """What all shards hold; all that is wrong with any of them is told at once."""
+        found, problems = [], []
+        with self._clock.measure("read and hash"):
+            for one in in_turn(self._engine, list(enumerate(self._shards)), wanted, self._progress):
+                if isinstance(one, DataError):
+                    problems.append(str(one))
+                elif len(one):
+                    found.append(one)
+        if problems:
+            more = f"\nand {len(problems) - SHOWN} more files" if len(problems) > SHOWN else ""
+            raise DataError("\n".join(sorted(problems)[:SHOWN]) + more)
+        if not found:
+            raise DataError("the data set holds no rows")
+        rows = Rows(self._store, wanted.name, sorted(found, key=lambda one: one.number))
+        self._done.samples = len(rows)
+        return rows
+
+    def _warn(self, rows: Rows, manifest: Manifest, wanted: Wanted) -> None:
+        """Of what may surprise. Raises DataError for what cannot be."""
+        lacking = [name for name in wanted.encoders if name not in rows.modalities]
+        if lacking:
+            raise DataError(
+                f"{manifest.path} has no {listing(lacking)}; it has {listing(rows.modalities)}: "
+                "see --modalities and --columns"
+            )
+        rows.check_ids()
+        other = [name for name in rows.modalities if name not in wanted.encoders]
+        if other:
+            self._done.warnings.append(f"the data also has {listing(other)}, which is left out: see --modalities")
+        try:
+            before, now = absolute(read_view(self._store, wanted.name).source["data"]), absolute(manifest.path)
+            if before != now:
+                self._done.warnings.append(renamed(wanted.name, before, now))
+        except FileNotFoundError:
+            pass  # a new data set
+        except StoreDamaged as error:
+            self._done.warnings.append(str(error).replace("run extract again to replace it", "it is written anew"))
+
+    def _demand(self, lane: Sequence[str], wanted: Wanted, rows: Rows, choice: Choice) -> Demand:
+        """What the store has of some modalities that one encoder makes, and what it lacks."""
+        key = wanted.encoders[lane[0]][1]
+        store = self._store.encoder(key.digest)
+        store.create(key)
+        # Not every byte of every segment, as of small data: that may be more than is left to encode.
+        for path in store.set_aside_damaged(frozenset()):
+            self._done.warnings.append(f"{path} was damaged and set aside; its items are encoded again")
+        known = {} if self._settings.retry_failed else known_bad(store)
+        found = Demand(rows, lane, store.contents()[1], known)
+        reason = f"{found.missing} of {found.missing + found.reused} items were not stored yet"
+        self._done.reasons.update(dict.fromkeys(lane, reason))
+        self._done.reused += found.reused
+        self._done.missing.update({name: int((rows.state[name] == MISSING).sum()) for name in lane})
+        if found.missing:
+            self._done.warnings += warn_of_mixing(store, choice.made_by)
+        return found
+
+    def _encode(self, demands: Sequence[Demand], wanted: Wanted, rows: Rows) -> None:
+        """Encodes what is missing, and notes what is wrong with items that failed."""
+        by_name = {one.name: one for one in demands}
+        jobs = [job for one in demands for job in one.jobs(self._shards)]
+        limited = self._settings.fail_fast or self._settings.max_failures is not None
+        if jobs:
+            with contextlib.closing(self._engine.encode(jobs, wanted, self._clock, self._progress)) as outcomes:
+                for outcome in outcomes:
+                    self._count(outcome)
+                    by_name[outcome.modality].failed.update(outcome.failed)
+                    if outcome.failed and limited:
+                        self._failures(by_name[outcome.modality], rows)
+        for one in demands:
+            everything = self._failures(one, rows)
+            store = self._store.encoder(wanted.encoders[one.name][1].digest)
+            before = [bytes.fromhex(failure.item) for failure in store.failures() if failure.item is not None]
+            store.record_failures(everything, [item for item in before if item in one and item not in one.failed])
+
+    def _count(self, outcome: Outcome) -> None:
+        self._done.encoded += len(outcome.encoded)
+        self._done.reused += outcome.elsewhere
+        self._done.truncated += outcome.truncated
+
+    def _failures(self, demand: Demand, rows: Rows) -> list[Failure]:
+        """The samples whose items failed, whose state is set. Raises DataError where they are too many."""
+        broken, index = list(demand.failed.items()), KeyIndex(pack_items(demand.failed))
+        for name in demand.modalities:
+            which = index.find(rows.items[name])
+            failing = np.flatnonzero(which >= 0)
+            rows.state[name][failing] = FAILED
+            failures = [failure for one in rows.keyed for failure in one.unreadable.get(name, ())]
+            for id_, (item, why) in zip(rows.ids(failing), (broken[one] for one in which[failing]), strict=True):
+                failures.append(Failure(id_, why.reason, item.hex() if why.final else None, decoder_name()))
+            check_failures(failures, self._settings)
+            self._done.failures[name] = failures
+        return [failure for name in demand.modalities for failure in self._done.failures[name]]
+
+    def _publish(self, wanted: Wanted, rows: Rows, manifest: Manifest) -> None:
+        """Writes the rows' files with all that is known by now, and at last the view that names them."""
+        groups = rows.groups(_lanes(wanted))
+        segments: dict[str, tuple[tuple[str, int], ...]] = {}
+        arrays: dict[str, dict[str, np.ndarray]] = {}
+        for lane in _lanes(wanted):
+            held, stored = self._store.encoder(wanted.encoders[lane[0]][1].digest).contents()
+            index = KeyIndex(stored)
+            for name in lane:
+                segments[name] = tuple((segment.path.name, segment.items_crc32) for segment in held)
+                arrays[name] = {"items": rows.items[name], "state": rows.state[name], "row": _places(index, rows, name)}
+        parts = []
+        for one, chosen in zip(rows.keyed, rows.slices(), strict=True):
+            view = read_part(self._store, wanted.name, one.part)
+            columns = {"ids": view.ids, "labels": view.labels, "split": view.split, "groups": groups[chosen]}
+            own = {name: {key: values[chosen] for key, values in found.items()} for name, found in arrays.items()}
+            blocks = {name: wanted.block(name, found) for name, found in own.items()}
+            parts.append(write_part(self._store, one.number, View(wanted.name, columns, blocks)))
+        write_view(self._store, _view(wanted, manifest, tuple(parts), segments))
+        remove(self._store.pending_path(wanted.name))
+        named = {part.file for part in parts}
+        for path in list(self._store.parts_path(wanted.name).iterdir()):
+            if path.name not in named:
+                remove(path)
+        self._done.view = read_view(self._store, wanted.name)
+
+
+def _lanes(wanted: Wanted) -> list[tuple[str, ...]]:
+    """Modalities that one encoder makes, together: what they share is encoded once."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name, (_, key) in wanted.encoders.items():
+        found[key.digest] = (*found.get(key.digest, ()), name)
+    return [*found.values()]
+
+
+def _without_rows(name: str) -> View:
+    nothing = np.array([], dtype=object)
+    columns = {"ids": nothing, "labels": nothing, "split": nothing, "groups": np.array([], dtype=np.int64)}
+    return View(name, columns, {})
+
+
+def _view(
+    wanted: Wanted,
+    manifest: Manifest,
+    parts: tuple[Part, ...],
+    segments: Mapping[str, tuple[tuple[str, int], ...]] | None = None,
+) -> View:
+    held = segments or {}
+    blocks = {name: replace(wanted.block(name, {}), segments=held.get(name, ())) for name in wanted.encoders}
+    source = {"data": absolute(manifest.path), "layout": manifest.layout, **manifest.notes}
+    return View(wanted.name, {}, blocks, source, parts)
+
+
+def _places(index: KeyIndex, rows: Rows, name: str) -> np.ndarray:
+    present = rows.state[name] == PRESENT
+    found = np.where(present, index.find(rows.items[name]), -1)
+    if lost := int((present & (found < 0)).sum()):
+        raise StoreError(
+            f"{lost} {name} vectors of this data set are no more in the store: another process removed them while "
+            "they were in use, such as `cache gc`; run extract again"
+        )
+    return found
