@@ -78,7 +78,9 @@ class Bars:
         self._what, self._bar = "", None
 
 
-def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def grouped(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Options that commands have in common, as one decorator."""
+
     def decorate(command: Any) -> Any:
         for option in reversed(options):
             command = option(command)
@@ -99,7 +101,7 @@ task_option = click.option(
     "--task", type=click.Choice(["classification", "regression"]), help="What labels are; by default as they look."
 )
 modalities_option = click.option("--modalities", help="Such as text,image; all that the data has by default.")
-data_options = _options(
+data_options = grouped(
     click.option(
         "--layout",
         help="How DATA is laid out (mvsa, mosi, fakeddit, table, hub, webdataset, folders); recognised by default.",
@@ -111,14 +113,14 @@ data_options = _options(
     click.option("--encoding", help="Of texts that are not UTF-8, such as cp1252; found out where that is sure."),
     click.option("--allow-outside", is_flag=True, help="Read files that DATA names outside of its folder, too."),
 )
-device_options = _options(
+device_options = grouped(
     click.option("--gpu", is_flag=True, help="Run on the GPU; an error where there is none. Same as --device cuda."),
     click.option(
         "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N, or several GPUs as cuda:0,cuda:1."
     ),
     click.option("--compile", is_flag=True, help="Run the encoders through torch.compile; for long jobs on a GPU."),
 )
-making_options = _options(
+making_options = grouped(
     click.option(
         "--precision",
         type=click.Choice(["auto", "fp32", "bf16"]),
@@ -134,7 +136,7 @@ making_options = _options(
     ),
     click.option("--tokens", is_flag=True, default=None, help="Keep token vectors and image grids too, as float16."),
 )
-encoder_options = _options(
+encoder_options = grouped(
     click.option("--text-model", help="BERT-like model by name or folder.  [default: bert-base-uncased]"),
     click.option("--image-model", help="Classification network of torchvision.  [default: resnet50]"),
     click.option("--image-weights", help="State dict (.pth, .safetensors); the official weights by default."),
@@ -149,7 +151,7 @@ encoder_options = _options(
 )
 
 
-tuning_options = _options(
+tuning_options = grouped(
     click.option("--tune", help="Modalities whose encoders learn, such as text; text and image by default."),
     click.option("--head", default="linear", show_default=True, help="On top; any that is trained by gradient."),
     click.option(

@@ -51,6 +51,7 @@ from flows import (
     shown_from,
     view_of_run,
 )
+from scale import cluster_options, extract_in_shards, in_shards
 
 if TYPE_CHECKING:
     from extract import EncoderSpec, Manifest
@@ -63,7 +64,6 @@ def main() -> None:
     \b
     pipeline.py demo                   see it work, offline, in about a minute
     pipeline.py check DATA             what is in it: duplicates, conflicts, leaks, broken files
-    pipeline.py check DATA             what is in it, and what is wrong with it
     pipeline.py extract DATA --gpu     encode what is not yet in features/
     pipeline.py fuse --head mlp        train and judge a head on it
     pipeline.py ablate                 compare heads x modalities x seeds x folds; report.html
@@ -87,6 +87,7 @@ def main() -> None:
 @click.option("--finetune", is_flag=True, help="Tune the encoders first, as finetune does by default.")
 @click.option("--on-error", type=click.Choice(["record", "fail"]), default="record", help="When a sample fails.")
 @click.option("--max-failures", type=int, help="Stop when more samples of a modality than this fail.")
+@cluster_options
 @json_option
 def extract(data: str, store: Path, name: str | None, as_json: bool, **options: Any) -> None:
     """Encode DATA (a folder, table, tar or hub:OWNER/NAME; data/ by default) into the feature store.
@@ -97,8 +98,12 @@ def extract(data: str, store: Path, name: str | None, as_json: bool, **options: 
     from extract import Settings, default_name, extraction_lines, extraction_result
     from extract import extract as run
 
+    name = name or default_name(data)
+    if in_shards(options):
+        extract_in_shards(data, store, name, as_json, options)
+        return
     started = time.perf_counter()
-    manifest, name = read_data(data, options), name or default_name(data)
+    manifest = read_data(data, options)
     if options["finetuned"] or options["finetune"]:
         from tuned import encode_tuned
 

@@ -42,7 +42,7 @@ from cache.table import FeatureTable, load, table_of
 from cache.upkeep import collect, collected_lines, compact_store, compacted_lines
 from cache.verify import finding_lines, verify_store
 from cache.view import View, is_written, read_part, read_view, write_part, write_view
-from cache.writer import FeatureWriter
+from cache.writer import FeatureWriter, SegmentWriter
 
 __all__ = [
     "CLASSIFICATION",
@@ -77,6 +77,7 @@ __all__ = [
     "Plan",
     "Progress",
     "Ragged",
+    "SegmentWriter",
     "StoreDamaged",
     "StoreError",
     "UsageError",

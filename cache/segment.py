@@ -112,7 +112,11 @@ def little_endian(dtype: np.dtype) -> np.dtype:
 
 
 def write_segment(
-    folder: Path, items: Sequence[bytes], outputs: Mapping[str, Values], written_by: Mapping[str, Any]
+    folder: Path,
+    items: Sequence[bytes],
+    outputs: Mapping[str, Values],
+    written_by: Mapping[str, Any],
+    name: str | None = None,
 ) -> Path:
     """Writes one segment durably and returns its path.
 
@@ -121,6 +125,7 @@ def write_segment(
         items: `n` item keys.
         outputs: by name, matrices of shape `(n, D)` or `n` ragged items.
         written_by: versions and device, recorded beside the vectors but no part of any key.
+        name: of the file, without its suffix; one that no other writer picks by default.
 
     Raises:
         StoreError: the folder cannot be written.
@@ -140,7 +145,7 @@ def write_segment(
         about = {"encoder": folder.name, "written_by": dict(written_by)}
         return {"extents": extents, "items_crc32": zlib.crc32(packed.tobytes()), **about}
 
-    target = folder / new_name()
+    target = folder / (new_name() if name is None else f"{name}{SEGMENT_SUFFIX}")
     write_sealed(target, "segment", fill)
     return target
 

@@ -9,7 +9,7 @@ from extract.datasets.layout import Layout
 from extract.deep import verify_by_encoding
 from extract.encoders.spec import EncoderSpec, choose_specs
 from extract.found import found_in
-from extract.manifest import Manifest, Piece, Sample, checked_manifest, default_name, inside, label_counts
+from extract.manifest import Manifest, Piece, Sample, checked_manifest, default_name, inside, is_remote, label_counts
 from extract.measure import bench, bench_lines
 from extract.originals import Original, Originals, originals
 from extract.stage import Extraction, Settings, extract
@@ -19,15 +19,28 @@ if TYPE_CHECKING:
     from extract.check.lines import check_lines
     from extract.check.page import write_check
     from extract.check.run import Checked, CheckSettings, check_data
+    from extract.datasets.shards import Shard, parted, shards_of
     from extract.downloads.manners import Manners
     from extract.downloads.result import Downloads
     from extract.downloads.run import download
+    from extract.engines import Engine, Local
     from extract.extractor import FeatureExtractor
     from extract.finetune.processes import Processes
     from extract.finetune.settings import Tuning
     from extract.finetune.tune import Lesson, Tuned, tune
+    from extract.ray_engine import RayEngine, RayOptions
+    from extract.sharded import Sharded, extract_shards
 
 _LATE = {
+    "Engine": "extract.engines",
+    "Local": "extract.engines",
+    "RayEngine": "extract.ray_engine",
+    "RayOptions": "extract.ray_engine",
+    "Shard": "extract.datasets.shards",
+    "Sharded": "extract.sharded",
+    "extract_shards": "extract.sharded",
+    "parted": "extract.datasets.shards",
+    "shards_of": "extract.datasets.shards",
     "CheckSettings": "extract.check.run",
     "Checked": "extract.check.run",
     "FeatureExtractor": "extract.extractor",
@@ -51,18 +64,24 @@ __all__ = [
     "Checked",
     "Downloads",
     "EncoderSpec",
+    "Engine",
     "Extraction",
     "FeatureExtractor",
     "Layout",
     "Lesson",
+    "Local",
     "Manifest",
     "Manners",
     "Original",
     "Originals",
     "Piece",
     "Processes",
+    "RayEngine",
+    "RayOptions",
     "Sample",
     "Settings",
+    "Shard",
+    "Sharded",
     "Tuned",
     "Tuning",
     "bench",
@@ -74,14 +93,18 @@ __all__ = [
     "default_name",
     "download",
     "extract",
+    "extract_shards",
     "extraction_lines",
     "extraction_result",
     "failed_samples",
     "found_in",
     "inside",
+    "is_remote",
     "label_counts",
     "originals",
+    "parted",
     "read_manifest",
+    "shards_of",
     "tune",
     "verify_by_encoding",
     "write_check",

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cache import TOKENS, DeviceError, EncoderKey, FeatureWriter, Ragged, Values, join_items, take_items
+from cache import TOKENS, DeviceError, EncoderKey, Ragged, SegmentWriter, Values, join_items, take_items
 from extract.channel import Channel, Closed
 from extract.clock import Clock
 from extract.decode import DecodeError, ReadError
@@ -82,7 +82,7 @@ class Station:
     """
 
     encoder: Encoder
-    writer: FeatureWriter
+    writer: SegmentWriter
     limit: int | None = None
 
     def vectors(self, task: Task, inputs: _Inputs, machine: Machine) -> dict[str, Values]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cache import DataError, FeatureStore, FeatureWriter, Progress, unpack_items
+from cache import DataError, FeatureStore, FeatureWriter, Progress, silent, unpack_items
 from extract.chosen import Chooser, Chosen
 from extract.clock import Clock
 from extract.datasets.shards import Shard
@@ -32,14 +33,28 @@ class Choice:
     made_by: Mapping[str, Any]
 
 
-Asked = Callable[[Callable[[], "Runtime"]], Chooser]
-"""Makes the chooser of an extraction, given what finds the device."""
+@dataclass(frozen=True)
+class Asking:
+    """What a chooser is asked, wherever it does its work: for which store and data set, and what is expected.
+
+    A measurement takes samples of the first shard.
+    """
+
+    store: str | Path
+    name: str
+    expected: Mapping[str, str]
+    first: Shard
+
+    def chooser(self, device: Callable[[], Runtime], progress: Progress = silent) -> Chooser:
+        """On a device that is found when a model has to be loaded."""
+        store = FeatureStore(self.store)
+        return Chooser(store, self.name, self.expected, self.first.read().samples, device, progress)
 
 
 class Engine(Protocol):
     """Chooses encoders, keys shards, encodes them. Whatever it yields is done and durable."""
 
-    def choose(self, specs: Sequence[EncoderSpec], asked: Asked) -> Choice:
+    def choose(self, specs: Sequence[EncoderSpec], asked: Asking, progress: Progress) -> Choice:
         """Settles the encoders, where they will run."""
 
     def key(self, shards: Numbered, wanted: Wanted) -> Generator[Keyed | DataError, None, None]:
@@ -68,9 +83,9 @@ class Local:
             self._runtimes.append(choose_runtime(self._device, self._compile))
         return self._runtimes[0]
 
-    def choose(self, specs: Sequence[EncoderSpec], asked: Asked) -> Choice:
+    def choose(self, specs: Sequence[EncoderSpec], asked: Asking, progress: Progress) -> Choice:
         """Settles the encoders; those that had to be loaded for it stay in memory."""
-        self._chooser = asked(self._runtime)
+        self._chooser = asked.chooser(self._runtime, progress)
         chosen = {spec.modality: self._chooser.choose(spec) for spec in specs}
         self._encoders = {one.key.digest: one.encoder for one in chosen.values() if one.encoder is not None}
         return Choice(chosen, self._runtime().name, self._runtime().record())

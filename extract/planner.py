@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
-from cache import Batch, EncoderStore, FeatureWriter, standing_batches, write_batches
+from cache import Batch, EncoderStore, SegmentWriter, standing_batches, write_batches
 from extract.batching import Budget, fits, plan_batches
 from extract.clock import Clock
 from extract.encoders.spec import Encoder
@@ -41,7 +41,7 @@ class Lane:
     """One modality's way through stage one.
 
     Attributes:
-        encoder: on its device; or one that only prepares, where other processes encode.
+        encoder: on its device; or what comes before it, where other processes encode.
         work: what is to be encoded.
         store: the encoder's part of the store, which keeps the plan.
         writer: of this store.
@@ -52,7 +52,7 @@ class Lane:
     encoder: Encoder
     work: Work
     store: EncoderStore
-    writer: FeatureWriter
+    writer: SegmentWriter
     budget: Budget
     name: str = ""
 

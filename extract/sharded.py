@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -33,12 +33,11 @@ from cache import (
     write_part,
     write_view,
 )
-from extract.chosen import Chooser
 from extract.clock import Clock
 from extract.datasets.shards import Shard
 from extract.encoders.spec import TABULAR
 from extract.engine import Outcome
-from extract.engines import Choice, Engine, Local, in_turn
+from extract.engines import Asking, Choice, Engine, Local, in_turn
 from extract.keyed import Wanted
 from extract.manifest import Manifest, absolute
 from extract.rows import Demand, Rows
@@ -46,7 +45,7 @@ from extract.stage import Extraction, Settings, check_failures, decoder_name, kn
 from extract.wanted import renamed
 
 if TYPE_CHECKING:
-    from extract.runtime import Runtime
+    pass
 
 SHOWN = 20
 
@@ -111,7 +110,8 @@ class _Stage:
         self._store.create()
         if name not in self._store.pending():  # while one is pending, `cache gc` touches no part
             write_view(self._store, _without_rows(name), pending=True)
-        choice = self._engine.choose(self._settings.specs, self._chooser)
+        asking = Asking(self._settings.store, name, self._settings.expected, self._shards[0])
+        choice = self._engine.choose(self._settings.specs, asking, self._progress)
         self._done.device = choice.device
         self._done.precision = {one: (chosen.spec.precision, chosen.why) for one, chosen in choice.chosen.items()}
         encoders = {one: (chosen.spec, chosen.key) for one, chosen in choice.chosen.items()}
@@ -130,12 +130,6 @@ class _Stage:
             self._publish(wanted, rows, manifest)
         self._done.stage_seconds = self._clock.seconds()
         return Sharded(self._done, manifest, dict(rows.labels.most_common()))
-
-    def _chooser(self, device: Callable[[], Runtime]) -> Chooser:
-        """A measurement takes the first shard's samples."""
-        samples = self._shards[0].read().samples
-        settings = self._settings
-        return Chooser(self._store, settings.name, settings.expected, samples, device, self._progress)
 
     def _key(self, wanted: Wanted) -> Rows:
         """What all shards hold; all that is wrong with any of them is told at once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,22 @@ def extraction_result(done: Extraction, store: Path, read_seconds: float, second
     }
 
 
-def extraction_lines(manifest: Manifest, done: Extraction, store: Path, seconds: float) -> list[str]:
-    """What was read, what each modality came to, and what to do next."""
+def extraction_lines(
+    manifest: Manifest, done: Extraction, store: Path, seconds: float, labels: Mapping[str, int] | None = None
+) -> list[str]:
+    """What was read, what each modality came to, and what to do next.
+
+    Args:
+        manifest: the data set.
+        done: what was done.
+        store: where.
+        seconds: of everything.
+        labels: how many rows have each, most frequent first; counted in the manifest by default.
+    """
     used = ", ".join(f"{role}={column}" for role, column in manifest.notes.get("columns", {}).items())
     lines = [f"{manifest.path}: {done.samples} samples, layout {manifest.layout}" + (f" ({used})" if used else "")]
     lines += [f"  {remark}" for remark in manifest.notes.get("remarks", ())]
-    lines.append(f"  labels: {_labels(manifest)}")
+    lines.append(f"  labels: {_labels(label_counts(manifest) if labels is None else labels, done.samples)}")
     if left_out := manifest.notes.get("left_out"):
         lines.append(f"  left out: {', '.join(f'{count} {what}' for what, count in left_out.items())}")
     for name, block in done.view.blocks.items():
@@ -72,9 +83,8 @@ def failed_samples(done: Extraction, store: Path) -> tuple[list[str], list[Path]
     return shown, list(dict.fromkeys(lists))
 
 
-def _labels(manifest: Manifest) -> str:
-    counts = label_counts(manifest)
+def _labels(counts: Mapping[str, int], rows: int) -> str:
     shown = ", ".join(f"{label} {count}" for label, count in list(counts.items())[:LABELS_SHOWN])
     more = f", {len(counts) - LABELS_SHOWN} more labels" if len(counts) > LABELS_SHOWN else ""
-    rest = len(manifest.samples) - sum(counts.values())
+    rest = rows - sum(counts.values())
     return f"{shown or 'none'}{more}" + (f"; {rest} rows without" if counts and rest else "")
