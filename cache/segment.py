@@ -20,7 +20,7 @@ import numpy as np
 
 from cache.errors import StoreDamaged, StoreError
 from cache.extent import Extent, read_extent
-from cache.files import TEMPORARY_PREFIX, check_body, read_at, read_header, remove, write_sealed
+from cache.files import TEMPORARY_PREFIX, check_file, read_at, read_header, remove, write_sealed
 from cache.key import ITEM_BYTES, pack_items, unpack_items
 from cache.ragged import Ragged, Values, take_rows
 from cache.schema import SEGMENT_SUFFIX
@@ -191,8 +191,8 @@ def check_items(path: Path) -> Segment:
 
 
 def check_segment(path: Path) -> None:
-    """Reads every byte of a segment; raises as `read_segment` unless all are as written."""
-    check_body(path, read_header(path, "segment"))
+    """Reads every byte of a segment, see `check_file`; raises as `read_segment` unless all are as written."""
+    check_file(path, "segment")
 
 
 def merge_segments(
