@@ -7,6 +7,7 @@ equal content, in whatever store. A copy gets its name once every byte was check
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import re
@@ -44,6 +45,13 @@ def known_copy(path: RemotePath) -> Path | None:
 def keep_in_mind(path: RemotePath, copy: Path) -> None:
     """Says that `copy` is that of a file which never changes."""
     _known[path] = copy
+
+
+def forget(path: RemotePath) -> None:
+    """Removes the copy that this process has opened, for its file is gone. Whoever has mapped it keeps it."""
+    copy = _known.pop(path, None)
+    if copy is not None:
+        copy.unlink(missing_ok=True)
 
 
 def copy_of(path: RemotePath, raw: bytes, size: int, crc32: int, check: bool = False) -> Path | None:
@@ -115,8 +123,9 @@ def _is_whole(file: Path, raw: bytes, size: int, crc32: int | None) -> bool:
         return crc == crc32
 
 
+@functools.cache
 def _tidy(folder: Path) -> None:
-    """Removes what was not used for long. Whoever has mapped such a file keeps it."""
+    """Removes what was not used for long, once a process. Whoever has mapped such a file keeps it."""
     for file in folder.iterdir():
         with contextlib.suppress(FileNotFoundError):  # another process tidies, too
             if _OURS.fullmatch(file.name) and time.time() - file.stat().st_mtime > KEPT_SECONDS:

@@ -111,8 +111,8 @@ def remove(path: Path) -> None:
         StoreError: it cannot be removed.
     """
     try:
-        if elsewhere(path) is not None:
-            _remove_elsewhere(path)
+        if (remote := elsewhere(path)) is not None:
+            _remove_elsewhere(remote)
         elif path.is_dir():
             path.rmdir()
         else:
@@ -125,7 +125,8 @@ def remove(path: Path) -> None:
         raise StoreError(f"cannot remove {path}: {error.strerror or error}; give the folder back its rights") from error
 
 
-def _remove_elsewhere(path: Path) -> None:
+def _remove_elsewhere(path: RemotePath) -> None:
+    copies.forget(path)
     try:
         path.unlink()
     except FileNotFoundError:  # where there are folders, it may be one

@@ -12,6 +12,7 @@ from cache.errors import StoreDamaged
 from cache.extent import Extent
 from cache.files import readable
 from cache.ragged import Values, take_rows
+from cache.remote import each
 from cache.segment import Segment
 from cache.store import FeatureStore
 from cache.view import Block, placed, refresh
@@ -39,6 +40,7 @@ class BlockReader:
         while True:
             self.block, self._segments = refresh(store, block)
             try:
+                each(readable, self.paths, self._encoder.folder)
                 self._maps = {name: [segment.map(name) for segment in self._segments] for name in self.outputs}
                 return
             except FileNotFoundError:  # merged by another process in this very moment

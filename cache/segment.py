@@ -20,9 +20,10 @@ import numpy as np
 
 from cache.errors import StoreDamaged, StoreError
 from cache.extent import Extent, read_extent
-from cache.files import TEMPORARY_PREFIX, check_file, read_at, read_header, remove, write_sealed
+from cache.files import TEMPORARY_PREFIX, check_file, read_at, read_header, readable, remove, write_sealed
 from cache.key import ITEM_BYTES, pack_items, unpack_items
 from cache.ragged import Ragged, Values, take_rows
+from cache.remote import each
 from cache.schema import SEGMENT_SUFFIX
 
 if TYPE_CHECKING:
@@ -218,8 +219,7 @@ def merge_segments(
                 places.setdefault(item, (number, row))
     items = sorted(places, key=lambda item: (order.get(item, len(order)), item))
     made = _write_parts(segments, items, [places[item] for item in items], segments[0].path.parent)
-    for segment in segments:
-        remove(segment.path)
+    each(remove, [segment.path for segment in segments], segments[0].path.parent)
     return made
 
 
@@ -237,6 +237,7 @@ def _write_parts(
     segments: Sequence[Segment], items: Sequence[bytes], places: Sequence[tuple[int, int]], folder: Path
 ) -> list[Path]:
     """Writes items, each from row `places[i][1]` of segment `places[i][0]`, as segments of a fitting size."""
+    each(readable, [segment.path for segment in segments], segments[0].path.parent)
     sources = {name: [segment.map(name) for segment in segments] for name in segments[0].outputs}
     for segment in segments:
         check_segment(segment.path)  # or a damaged vector would get a new checksum
