@@ -289,6 +289,16 @@ def afresh(path: Path) -> Path:
     return path if remote is None else cast(Path, replace(remote, afresh=True))
 
 
+def sized(path: Path) -> Path:
+    """The same path, of which the size is known from now on if it lies elsewhere; for files that never change.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    remote = elsewhere(path)
+    return path if remote is None else cast(Path, replace(remote, found=remote.stat()))
+
+
 def each(work: Callable[[One], Other], things: Iterable[One], at: Path) -> list[Other]:
     """`work` of every thing in order: several at once where each waits for a server.
 

@@ -23,7 +23,7 @@ from cache.extent import Extent, read_extent
 from cache.files import TEMPORARY_PREFIX, check_file, read_at, read_header, readable, remove, write_sealed
 from cache.key import ITEM_BYTES, pack_items, unpack_items
 from cache.ragged import Ragged, Values, take_rows
-from cache.remote import each
+from cache.remote import each, sized
 from cache.schema import SEGMENT_SUFFIX
 
 if TYPE_CHECKING:
@@ -161,6 +161,7 @@ def read_segment(path: Path) -> Segment:
         StoreDamaged: header or length are not what was written.
         StoreError: it cannot be read at this moment, or was written by a newer version.
     """
+    path = sized(path)
     header = read_header(path, "segment")
     encoder = path.parent.name
     if header.get("encoder", encoder) != encoder:  # older segments do not say

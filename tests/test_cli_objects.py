@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -169,12 +170,39 @@ def test_what_was_killed_goes_on_and_two_at_once_agree(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("texts", [1000, 2000])
 def test_requests_are_as_many_as_the_documentation_says(
-    run: Run, extracted: Path, bucket: Bucket, models: list[str]
+    run: Run, tmp_path: Path, bucket: Bucket, models: list[str], monkeypatch: pytest.MonkeyPatch, texts: int
 ) -> None:
-    store = f"{bucket.url}/store"
-    with bucket.asked() as first:
-        assert run("extract", "posts", *models, "--store", store).code == 0
-    with bucket.asked() as second:
-        assert run("extract", "posts", *models, "--store", store).code == 0
-    assert {one.kind for one in second} == {"LIST", "GET", "HEAD"}
+    monkeypatch.setattr("extract.engine.SAVE_EVERY", 0.0)
+    words = np.random.default_rng(0).choice(["love", "great", "hate", "awful", "day", "my", "so"], size=(texts, 8))
+    rows = [f"{number},{' '.join(line)},{number % 2}" for number, line in enumerate(words)]
+    (tmp_path / "texts.csv").write_text("\n".join(["id,text,label", *rows]) + "\n")
+    store, counts = f"{bucket.url}/store", []
+    for encoded in (True, False):
+        with bucket.asked() as requests:
+            done = run("extract", "texts.csv", *models, "--precision", "fp32", "--store", store, "--json")
+        assert (done.code, done.json["encoded"] > 0) == (0, encoded), done.err
+        counts.append((Counter(one.kind for one in requests), requests))
+    first, requests = counts[0]
+    written = {one.key for one in requests if one.method == "PUT" and one.key.count("/") == 2 and "-" in one.key}
+    segments = len(written) - 1  # and the one that they were merged into
+    assert segments > 5
+    assert (first["PUT"], first["GET"], first["DELETE"]) == (segments + 6, 4 * segments + 11, segments + 1)
+    assert (first["LIST"] <= 32, first["HEAD"]) == (True, 4)
+    assert sum(one.kind == "GET" and not one.range for one in requests) == segments
+    again = {kind: counts[1][0][kind] for kind in ("PUT", "GET", "DELETE", "LIST", "HEAD")}
+    assert again == {"PUT": 0, "GET": 16, "DELETE": 1, "LIST": 9, "HEAD": 3}
+
+
+@pytest.mark.slow
+def test_the_transformer_fills_and_reads_a_bucket(bucket: Bucket, bert: Path, tmp_path: Path) -> None:
+    from extract import FeatureExtractor
+
+    texts = ["love my day", "hate my day", "so sad", "the best"]
+    found = {}
+    for store in (f"{bucket.url}/store", str(tmp_path / "features")):
+        extractor = FeatureExtractor(store=store, text_model=bert, precision="fp32", device="cpu")
+        found[store] = [extractor.fit_transform(texts).to_numpy().tobytes() for _ in range(2)]
+    assert len({one for both in found.values() for one in both}) == 1
+    assert bucket.segments()

@@ -228,6 +228,9 @@ def test_a_second_reader_fetches_no_file_again(in_bucket, bucket):
     assert len(whole) == 4  # three segments and the view
     assert [one for one in second if one.kind == "GET" and not one.range] == []
     assert max(one.sent for one in second) <= 4096
+    for requests, a_segment in ((first, 4), (second, 3)):
+        segments = [one for one in requests if one.key in bucket.segments()]
+        assert (len(segments), len(requests) - len(segments) <= 8) == (3 * a_segment, True)
 
 
 def test_an_open_table_outlives_its_files(in_bucket, bucket, house):
@@ -454,12 +457,15 @@ def test_writers_that_are_killed_leave_whole_files_with_all_that_they_told(bucke
             subprocess.Popen([*command[:-1], f"{life}{one}"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
             for one in "ab"
         ]
-        time.sleep(2 + 0.13 * life)
+        before, until = len(bucket.segments()), time.monotonic() + 120
+        while len(bucket.segments()) < before + 6 and time.monotonic() < until:
+            time.sleep(0.01)
+        time.sleep(0.013 * life)  # each time in another moment of a sending
         for one, writer in zip("ab", pair, strict=True):
             writer.send_signal(signal.SIGKILL)
             numbers = writer.communicate()[0].split()
             told += [f"{life}{one}-{number}-{row}" for number in numbers for row in range(200)]
-    assert len(told) > 1000
+    assert len(told) >= 4 * 4 * 200
     house = house_at(root)
     items = house.encoder("text").items()
     assert {item_key(one) for one in told} <= items
