@@ -127,10 +127,10 @@ def remove(path: Path) -> None:
 
 def _remove_elsewhere(path: RemotePath) -> None:
     copies.forget(path)
-    try:
-        path.unlink()
-    except FileNotFoundError:  # where there are folders, it may be one
+    if path.has_folders and path.is_dir():
         path.rmdir()
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _name(temporary: Path, target: Path, first: bool) -> None:

@@ -83,6 +83,11 @@ class RemotePath:
         return self.address.partition("://")[0]
 
     @property
+    def has_folders(self) -> bool:
+        """Whether a folder is more than the common beginning of names, and stays when it is empty."""
+        return self.scheme == "memory" or self.scheme not in _WITHOUT_FOLDERS
+
+    @property
     def name(self) -> str:
         """What stands behind the last slash."""
         return self.address.rpartition("/")[2]
@@ -236,10 +241,15 @@ class RemotePath:
                 raise
 
     def rmdir(self) -> None:
-        """Removes an empty folder where there is such a thing; harmless where there is none."""
-        if self.scheme == "memory" or self.scheme not in _WITHOUT_FOLDERS:
+        """Removes an empty folder where there is such a thing; harmless where there is none. A full one stays."""
+        if not self.has_folders:
+            return
+        try:
             with contextlib.suppress(FileNotFoundError), _asking(self, "removed") as system:
                 system.rmdir(self.address)
+        except StoreError:
+            if not any(self.iterdir()):
+                raise
 
     def rename(self, target: RemotePath) -> RemotePath:
         """Copies the file to another name and removes this one. Stopped in between, it has two names."""

@@ -13,8 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from cache import (
     CacheIncomplete,
@@ -52,11 +54,22 @@ def fill(house):
     return house
 
 
-@pytest.fixture(params=["s3", "memory"])
+class Disk(LocalFileSystem):
+    """A file system with real folders, as sftp has them."""
+
+    protocol = ("disk",)
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return LocalFileSystem._strip_protocol(str(path).replace("disk://", "file://"))
+
+
+@pytest.fixture(params=["s3", "memory", "disk"])
 def far(request, bucket, house_at, tmp_path):
     """A store elsewhere, filled."""
-    root = {"s3": f"{bucket.url}/some/prefix", "memory": f"memory://{tmp_path.name}/{os.getpid()}"}[request.param]
-    return fill(house_at(root))
+    fsspec.register_implementation("disk", Disk, clobber=True)
+    names = {"s3": f"{bucket.url}/some/prefix", "memory": f"memory://{tmp_path.name}", "disk": f"disk://{tmp_path}/far"}
+    return fill(house_at(names[request.param]))
 
 
 @pytest.fixture
@@ -96,6 +109,8 @@ def test_it_is_listed_verified_compacted_and_swept(far):
     for one, other in zip(everywhere(load(str(far.store.root))), before, strict=True):
         np.testing.assert_array_equal(one, other)
     assert collect(far.store)["files"] == []
+    remove(far.encoder("text").folder)  # it is not empty
+    assert len(far.encoder("text").items()) == 6
     remove(far.store.view_path("posts"))
     swept = collect(far.store)
     assert len(swept["files"]) == 4  # two segments, two keys
@@ -217,9 +232,10 @@ def test_planning_reads_headers_and_item_keys_and_no_vectors(in_bucket, bucket):
     assert not cache_folder().exists()
 
 
-def test_a_second_reader_fetches_no_file_again(in_bucket, bucket):
+def test_a_second_reader_fetches_no_file_again(in_bucket, bucket, monkeypatch):
     with bucket.asked() as first:
         before = everywhere(load(str(in_bucket.store.root), check=True))
+    monkeypatch.setattr("cache.copies._known", {})  # as in another process
     with bucket.asked() as second:
         again = everywhere(load(str(in_bucket.store.root), check=True))
     for one, other in zip(before, again, strict=True):
@@ -415,6 +431,17 @@ def test_a_server_without_exclusive_creation_lets_the_last_one_win(bucket, monke
 
 
 # ----- several at once
+
+
+def test_a_forked_process_asks_for_itself(in_bucket, house):
+    if not hasattr(os, "fork"):
+        pytest.skip("no fork on this system")
+    load(str(in_bucket.store.root))
+    code = "import os, sys; from cache import load; load(sys.argv[1]); child = os.fork(); "
+    code += "print(load(sys.argv[1]).to_numpy().tobytes().hex(), flush=True); child and os.waitpid(child, 0)"
+    command = [sys.executable, "-c", code, str(in_bucket.store.root)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == [house.expected(POSTS).tobytes().hex()] * 2
 
 
 def test_of_several_that_write_one_plan_one_is_first(in_bucket, bucket):
