@@ -277,8 +277,17 @@ def hold(path: Path, kind: str) -> tuple[dict[str, Any], mmap.mmap]:
         held = mmap.mmap(-1, max(1, len(content)))
         held[: len(content)] = content
         return _checked(path, content[:HEADER_BYTES], len(content), kind), held
-    if remote is not None:
-        path = _copied(remote, kind, check=True)
+    while remote is not None:
+        try:
+            return _held(_copied(remote, kind, check=True), kind)
+        except FileNotFoundError:
+            if not remote.exists():
+                raise
+            # Else only its copy went away. Who takes a view for gone may collect what it names.
+    return _held(path, kind)
+
+
+def _held(path: Path, kind: str) -> tuple[dict[str, Any], mmap.mmap]:
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size

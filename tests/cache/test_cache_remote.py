@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -297,6 +298,35 @@ def test_a_file_that_is_replaced_while_it_is_fetched_is_asked_for_again(in_bucke
     assert list(cache_folder().iterdir()) == []
 
 
+@pytest.mark.parametrize("when", ["before it is fetched", "once it is there"])
+def test_a_view_is_not_gone_because_its_local_copy_is(in_bucket, monkeypatch, when):
+    whole = RemotePath.download
+    spoilt = []
+
+    def spoil(path, target):
+        if when == "once it is there" or spoilt:
+            whole(path, target)
+        if not spoilt:
+            spoilt.append(path)
+            if when == "before it is fetched":
+                shutil.rmtree(target.parent)
+                whole(path, target)
+
+    replaced = os.replace
+
+    def replace_and_remove(source, target):
+        replaced(source, target)
+        if when == "once it is there" and len(spoilt) == 1:
+            spoilt.append(target)
+            shutil.rmtree(Path(target).parent)
+
+    monkeypatch.setattr(RemotePath, "download", spoil)
+    monkeypatch.setattr("cache.copies.os.replace", replace_and_remove)
+    assert collect(in_bucket.store)["items"] == 0
+    assert spoilt
+    assert len(load(str(in_bucket.store.root))) == 6
+
+
 # ----- addresses
 
 
@@ -433,6 +463,7 @@ def test_a_server_without_exclusive_creation_lets_the_last_one_win(bucket, monke
 # ----- several at once
 
 
+@pytest.mark.slow
 def test_a_forked_process_asks_for_itself(in_bucket, house):
     if not hasattr(os, "fork"):
         pytest.skip("no fork on this system")
