@@ -65,10 +65,9 @@ def copy_of(path: RemotePath, raw: bytes, size: int, crc32: int, check: bool = F
         check: read every byte of a copy that is there; one that is damaged is fetched again.
 
     Returns:
-        None if the file was replaced by another one in this moment.
+        None if the file was replaced or removed in this moment, or the folder of copies was: it is to be asked again.
 
     Raises:
-        FileNotFoundError: it was removed in this moment.
         StoreDamaged: it is not what was written.
         StoreError: it cannot be fetched, or the folder of copies cannot be written.
     """
@@ -98,7 +97,9 @@ def _fetch(path: RemotePath, copy: Path, raw: bytes, size: int, crc32: int) -> P
             raise StoreDamaged(f"{path} is damaged (its checksum does not fit); run extract again to replace it")
         os.replace(temporary, copy)
         return copy
-    except (FileNotFoundError, StoreError):
+    except FileNotFoundError:
+        return None
+    except StoreError:
         raise
     except OSError as error:
         raise StoreError(f"{copy.parent} cannot keep local copies: {error.strerror}; {_elsewhere()}") from error

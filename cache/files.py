@@ -278,12 +278,9 @@ def hold(path: Path, kind: str) -> tuple[dict[str, Any], mmap.mmap]:
         held[: len(content)] = content
         return _checked(path, content[:HEADER_BYTES], len(content), kind), held
     while remote is not None:
-        try:
-            return _held(_copied(remote, kind, check=True), kind)
-        except FileNotFoundError:
-            if not remote.exists():
-                raise
-            # Else only its copy went away. Who takes a view for gone may collect what it names.
+        copy = _copied(remote, kind, check=True)
+        with contextlib.suppress(FileNotFoundError):  # only the copy: who takes a view for gone may collect its items
+            return _held(copy, kind)
     return _held(path, kind)
 
 
