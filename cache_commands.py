@@ -7,7 +7,16 @@ from typing import Any
 
 import click
 
-from console import device_options, json_option, modalities_option, parse_age, parse_modalities, store_option, with_bars
+from console import (
+    StorePath,
+    device_options,
+    json_option,
+    modalities_option,
+    parse_age,
+    parse_modalities,
+    store_option,
+    with_bars,
+)
 from endings import finish
 from flows import failed_files, verify_deep
 
@@ -110,7 +119,7 @@ def cache_export(out: Path, store: Path, name: str | None, modalities: str | Non
 
 
 @cache.command("merge")
-@click.argument("other", type=click.Path(path_type=Path))
+@click.argument("other", type=StorePath())
 @store_option
 @json_option
 def cache_merge(other: Path, store: Path, as_json: bool) -> None:

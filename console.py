@@ -89,12 +89,26 @@ def grouped(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return decorate
 
 
+class StorePath(click.ParamType):
+    """A folder, or an address such as s3://bucket/prefix, of which a path would lose a slash."""
+
+    name = "path"
+
+    def convert(self, value: Any, _param: click.Parameter | None, _ctx: click.Context | None) -> Path:
+        """The place; see `cache.place`."""
+        if "://" not in str(value):
+            return Path(value)
+        from cache import place
+
+        return place(value)
+
+
 store_option = click.option(
     "--store",
     default="features",
-    type=click.Path(path_type=Path),
+    type=StorePath(),
     show_default=True,
-    help="Folder of the feature store.",
+    help="Folder of the feature store, or an address such as s3://bucket/prefix.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line on stdout.")
 task_option = click.option(

@@ -36,6 +36,7 @@ from cache.parts import Part
 from cache.plan import Plan, plan_extraction
 from cache.progress import Progress, silent
 from cache.ragged import Ragged, Values, join_items, take_items
+from cache.remote import place
 from cache.schema import FAILED, FAILURES_FILE, KEY_SCHEMA, MISSING, PRESENT, TOKENS
 from cache.store import EncoderStore, Failure, FeatureStore
 from cache.table import FeatureTable, load, table_of
@@ -109,6 +110,7 @@ __all__ = [
     "merge_stores",
     "new_folder",
     "pack_items",
+    "place",
     "placed",
     "plan_extraction",
     "read_part",

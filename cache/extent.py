@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cache.errors import StoreDamaged
+from cache.files import read_at, readable
 
 if TYPE_CHECKING:
     import h5py
@@ -35,7 +36,12 @@ class Extent:
         """The array, mapped read-only and not yet read."""
         if not self.nbytes:
             return np.empty(self.shape, dtype=self.dtype)
-        return np.memmap(path, dtype=self.dtype, mode="r", offset=self.offset, shape=self.shape)
+        return np.memmap(readable(path), dtype=self.dtype, mode="r", offset=self.offset, shape=self.shape)
+
+    def read(self, path: Path) -> np.ndarray:
+        """The array, read; nothing else of the file is."""
+        raw, _ = read_at(path, self.offset, self.nbytes)
+        return np.frombuffer(raw, dtype=self.dtype).reshape(self.shape)
 
 
 def read_extent(path: Path, content: Any, size: int) -> Extent:

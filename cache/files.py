@@ -16,14 +16,17 @@ import json
 import mmap
 import os
 import secrets
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cache import copies
 from cache.errors import PipelineError, StoreDamaged, StoreError
 from cache.key import canonical_json
+from cache.remote import RemotePath, elsewhere
 from cache.schema import READABLE, SCHEMA
 
 if TYPE_CHECKING:
@@ -53,6 +56,8 @@ def make_folder(folder: Path, option: str = "--out") -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except StoreError:
+        raise
     except OSError as error:
         raise StoreError(f"cannot make {folder}: {error.strerror}; choose another {option}") from error
 
@@ -61,7 +66,8 @@ def make_folder(folder: Path, option: str = "--out") -> None:
 def replacing(target: Path, first: bool = False) -> Iterator[Path]:
     """Yields a new path beside `target`; on success what was written there durably takes target's place.
 
-    Readers see the old file or the whole new one, whatever happens in between.
+    Readers see the old file or the whole new one, whatever happens in between. Of a target that lies elsewhere the
+    new path is a local one, which is sent as a whole.
 
     Args:
         target: the file to write.
@@ -71,6 +77,12 @@ def replacing(target: Path, first: bool = False) -> Iterator[Path]:
         FileExistsError: `first` was asked for, and another was.
         StoreError: the folder is gone, read-only or full.
     """
+    if (remote := elsewhere(target)) is not None:
+        with tempfile.TemporaryDirectory(prefix="encode-once-") as folder:
+            temporary = Path(folder) / target.name
+            yield temporary
+            remote.write(temporary.read_bytes(), first)
+        return
     temporary = target.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{target.suffix}")
     try:
         yield temporary
@@ -99,14 +111,26 @@ def remove(path: Path) -> None:
         StoreError: it cannot be removed.
     """
     try:
-        if path.is_dir():
+        if (remote := elsewhere(path)) is not None:
+            _remove_elsewhere(remote)
+        elif path.is_dir():
             path.rmdir()
         else:
             path.unlink(missing_ok=True)
     except OSError as error:
         if error.errno == errno.ENOTEMPTY:  # another process has begun to write there
             return
+        if isinstance(error, StoreError):
+            raise
         raise StoreError(f"cannot remove {path}: {error.strerror or error}; give the folder back its rights") from error
+
+
+def _remove_elsewhere(path: RemotePath) -> None:
+    copies.forget(path)
+    if path.has_folders and path.is_dir():
+        path.rmdir()
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _name(temporary: Path, target: Path, first: bool) -> None:
@@ -123,8 +147,12 @@ def _name(temporary: Path, target: Path, first: bool) -> None:
 
 def write_json(target: Path, value: Any) -> None:
     """Writes `value` as readable JSON, durably and at once."""
+    text = json.dumps(value, indent=2, sort_keys=True) + "\n"
+    if (remote := elsewhere(target)) is not None:
+        remote.write(text.encode())
+        return
     with replacing(target) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
 
 
 def new_folder(name: str, root: Path = Path("runs")) -> Path:
@@ -184,12 +212,16 @@ def write_sealed(target: Path, kind: str, fill: Callable[[h5py.File], Mapping[st
         file.attrs["schema"] = SCHEMA
         file.attrs["kind"] = kind
         about = fill(file)
-    content = buffer.getbuffer()
-    body = content[HEADER_BYTES:]
-    header = {**about, "kind": kind, "schema": SCHEMA, "size": len(content), "crc32": zlib.crc32(body)}
+    with buffer.getbuffer() as content:
+        body = content[HEADER_BYTES:]
+        header = {**about, "kind": kind, "schema": SCHEMA, "size": len(content), "crc32": zlib.crc32(body)}
+        content[:HEADER_BYTES] = _packed(header)
+        body.release()
+    if (remote := elsewhere(target)) is not None:
+        remote.write(buffer.getvalue(), first)
+        return
     with replacing(target, first) as temporary, temporary.open("wb") as out:
-        out.write(_packed(header))
-        out.write(body)
+        out.write(buffer.getbuffer())
 
 
 def _packed(header: Mapping[str, Any]) -> bytes:
@@ -212,7 +244,7 @@ def read_header(path: Path, kind: str) -> dict[str, Any]:
     return _checked(path, raw, size, kind)
 
 
-def _checked(path: Path, raw: bytes, size: int, kind: str) -> dict[str, Any]:
+def _checked(path: Path | RemotePath, raw: bytes, size: int, kind: str) -> dict[str, Any]:
     start = len(_MAGIC) + _DIGEST_BYTES
     text = raw[start:].rstrip(b"\0")
     if raw[: len(_MAGIC)] != _MAGIC or raw[len(_MAGIC) : start] != _digest(text):
@@ -233,11 +265,26 @@ def _checked(path: Path, raw: bytes, size: int, kind: str) -> dict[str, Any]:
 def hold(path: Path, kind: str) -> tuple[dict[str, Any], mmap.mmap]:
     """The checked header of a sealed file, and the whole file mapped but not yet read.
 
-    The map stays what it is when the file is replaced or removed.
+    The map stays what it is when the file is replaced or removed. Of a file that lies elsewhere its local copy is
+    mapped, which was checked as a whole.
 
     Raises:
         FileNotFoundError, StoreDamaged, StoreError: as `read_header`.
     """
+    remote = elsewhere(path)
+    if remote is not None and remote.afresh:
+        content = remote.read_bytes()
+        held = mmap.mmap(-1, max(1, len(content)))
+        held[: len(content)] = content
+        return _checked(path, content[:HEADER_BYTES], len(content), kind), held
+    while remote is not None:
+        copy = _copied(remote, kind, check=True)
+        with contextlib.suppress(FileNotFoundError):  # only the copy: who takes a view for gone may collect its items
+            return _held(copy, kind)
+    return _held(path, kind)
+
+
+def _held(path: Path, kind: str) -> tuple[dict[str, Any], mmap.mmap]:
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -257,6 +304,8 @@ def read_at(path: Path, offset: int, length: int) -> tuple[bytes, int]:
         FileNotFoundError: there is no such file.
         StoreError: it cannot be read at this moment; that says nothing about what it holds.
     """
+    if (remote := elsewhere(path)) is not None:
+        return remote.read_at(offset, length)
     try:
         with path.open("rb") as file:
             file.seek(offset)
@@ -271,20 +320,73 @@ def _digest(text: bytes) -> bytes:
     return hashlib.blake2b(text, digest_size=_DIGEST_BYTES).digest()
 
 
+def readable(path: Path, kind: str = "segment") -> Path:
+    """A segment's own file, or the checked local copy of one that lies elsewhere.
+
+    Raises:
+        FileNotFoundError, StoreDamaged, StoreError: as `read_header`; StoreDamaged for any byte of one elsewhere.
+    """
+    if (remote := elsewhere(path)) is None:
+        return path
+    copy = copies.known_copy(remote) or _copied(remote, kind)
+    copies.keep_in_mind(remote, copy)
+    return copy
+
+
+def _copied(path: RemotePath, kind: str, check: bool = False) -> Path:
+    while True:
+        raw, size = path.read_at(0, HEADER_BYTES)
+        header = _checked(path, raw, size, kind)
+        copy = copies.copy_of(path, raw, size, header["crc32"], check)
+        if copy is not None:
+            return copy
+
+
+def check_file(path: Path, kind: str) -> None:
+    """Reads a sealed file as a whole and raises as `read_header` unless every byte is as written.
+
+    Of a file that lies elsewhere its local copy is read, for that is what is used; one of `afresh` itself.
+    """
+    remote = elsewhere(path)
+    if remote is None or remote.afresh:
+        check_body(path, read_header(path, kind))
+        return
+    copy = readable(path, kind)
+    try:
+        check_body(copy, read_header(copy, kind))
+    except StoreDamaged as error:
+        copy.unlink(missing_ok=True)
+        raise StoreDamaged(
+            f"the local copy {copy} of {path} was damaged, and is removed; run the same command again to fetch it"
+        ) from error
+
+
 def check_body(path: Path, header: Mapping[str, Any]) -> None:
     """Reads a sealed file as a whole and raises StoreDamaged unless every byte is as written."""
     crc = 0
     try:
-        with path.open("rb") as file:
-            file.seek(HEADER_BYTES)
-            while chunk := file.read(1 << 22):
-                crc = zlib.crc32(chunk, crc)
-    except FileNotFoundError:
+        for chunk in _chunks(path):
+            crc = zlib.crc32(chunk, crc)
+    except (FileNotFoundError, StoreError):
         raise
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror or error}") from error
-    if crc != header["crc32"]:
+    whole = crc == header["crc32"]
+    if (remote := elsewhere(path)) is not None:
+        (copies.unmark if whole else copies.mark)(remote)
+    if not whole:
         raise StoreDamaged(f"{path} is damaged (its checksum does not fit); {_AGAIN}")
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    """What follows the header."""
+    if (remote := elsewhere(path)) is not None:
+        yield from remote.chunks(HEADER_BYTES)
+        return
+    with path.open("rb") as file:
+        file.seek(HEADER_BYTES)
+        while chunk := file.read(1 << 22):
+            yield chunk
 
 
 def check_held(path: Path, header: Mapping[str, Any], held: mmap.mmap) -> None:

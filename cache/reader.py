@@ -11,7 +11,9 @@ import numpy as np
 from cache.block import Block, placed, refresh
 from cache.errors import StoreDamaged
 from cache.extent import Extent
+from cache.files import readable
 from cache.ragged import Values, take_rows
+from cache.remote import each
 from cache.segment import Segment
 from cache.store import FeatureStore
 
@@ -38,6 +40,7 @@ class BlockReader:
         while True:
             self.block, self._segments = refresh(store, block)
             try:
+                each(readable, self.paths, self._encoder.folder)
                 self._maps = {name: [segment.map(name) for segment in self._segments] for name in self.outputs}
                 return
             except FileNotFoundError:  # merged by another process in this very moment
@@ -134,7 +137,7 @@ def _read_rows(segment: Segment, output: str, rows: np.ndarray, raw: memoryview,
     if not isinstance(extent, Extent):
         raise TypeError(f"{output} is ragged")
     width = extent.shape[1] * np.dtype(extent.dtype).itemsize
-    descriptor = os.open(segment.path, os.O_RDONLY)
+    descriptor = os.open(readable(segment.path), os.O_RDONLY)
     try:
         for start, offset in zip(starts.tolist(), (extent.offset + rows * width).tolist(), strict=True):
             if os.preadv(descriptor, [raw[start : start + width]], offset) != width:

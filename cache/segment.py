@@ -20,9 +20,10 @@ import numpy as np
 
 from cache.errors import StoreDamaged, StoreError
 from cache.extent import Extent, read_extent
-from cache.files import TEMPORARY_PREFIX, check_body, read_at, read_header, remove, write_sealed
+from cache.files import TEMPORARY_PREFIX, check_file, read_at, read_header, readable, remove, write_sealed
 from cache.key import ITEM_BYTES, pack_items, unpack_items
 from cache.ragged import Ragged, Values, take_rows
+from cache.remote import each, sized
 from cache.schema import SEGMENT_SUFFIX
 
 if TYPE_CHECKING:
@@ -165,6 +166,7 @@ def read_segment(path: Path) -> Segment:
         StoreDamaged: header or length are not what was written.
         StoreError: it cannot be read at this moment, or was written by a newer version.
     """
+    path = sized(path)
     header = read_header(path, "segment")
     encoder = path.parent.name
     if header.get("encoder", encoder) != encoder:  # older segments do not say
@@ -196,8 +198,8 @@ def check_items(path: Path) -> Segment:
 
 
 def check_segment(path: Path) -> None:
-    """Reads every byte of a segment; raises as `read_segment` unless all are as written."""
-    check_body(path, read_header(path, "segment"))
+    """Reads every byte of a segment, see `check_file`; raises as `read_segment` unless all are as written."""
+    check_file(path, "segment")
 
 
 def merge_segments(
@@ -223,8 +225,7 @@ def merge_segments(
                 places.setdefault(item, (number, row))
     items = sorted(places, key=lambda item: (order.get(item, len(order)), item))
     made = _write_parts(segments, items, [places[item] for item in items], segments[0].path.parent)
-    for segment in segments:
-        remove(segment.path)
+    each(remove, [segment.path for segment in segments], segments[0].path.parent)
     return made
 
 
@@ -242,6 +243,7 @@ def _write_parts(
     segments: Sequence[Segment], items: Sequence[bytes], places: Sequence[tuple[int, int]], folder: Path
 ) -> list[Path]:
     """Writes items, each from row `places[i][1]` of segment `places[i][0]`, as segments of a fitting size."""
+    each(readable, [segment.path for segment in segments], segments[0].path.parent)
     sources = {name: [segment.map(name) for segment in segments] for name in segments[0].outputs}
     for segment in segments:
         check_segment(segment.path)  # or a damaged vector would get a new checksum

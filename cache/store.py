@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from cache import copies
 from cache.batches import plan_paths, read_batches
 from cache.errors import CacheIncomplete, StoreDamaged, StoreError, UsageError
 from cache.files import check_seal, make_folder, remove, replacing, with_seal, write_json
 from cache.key import EncoderKey, pack_items, unpack_items
 from cache.names import choose_name, families_in, fold_view_name
+from cache.remote import afresh, each, elsewhere, place
 from cache.schema import (
     DAMAGED_SUFFIX,
     FAILURES_FILE,
@@ -77,6 +79,8 @@ class EncoderStore:
             content = json.loads(path.read_text(encoding="utf-8"))
             check_seal(content, {"fields", "name"})
             key = EncoderKey(content["fields"], content["name"])
+        except StoreError:  # that says nothing about what it holds
+            raise
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreDamaged(f"{path} cannot be read ({error}); run extract again to write it") from error
         if key.digest != self.digest:
@@ -127,8 +131,9 @@ class EncoderStore:
         """
         while True:
             try:
-                segments = [read_segment(path) for path in self.segment_paths()]
-                return segments, np.concatenate([pack_items([]), *(segment.items for segment in segments)])
+                segments = each(read_segment, self.segment_paths(), self.folder)
+                items = each(lambda segment: segment.items, segments, self.folder)
+                return segments, np.concatenate([pack_items([]), *items])
             except FileNotFoundError:  # merged by another process; its rows are in a newer segment
                 continue
 
@@ -141,14 +146,15 @@ class EncoderStore:
 
         Args:
             wanted: every byte is read of segments that hold one of these items, of plans and of
-                failures; of other segments header, length and item keys. None reads all of all.
+                failures; of other segments header, length and item keys. None reads all of all. Of a
+                store that lies elsewhere every byte is read only of what was found damaged from here.
         """
         moved = []
         for path in self.segment_paths():
             try:
                 items = read_segment(path).items
-                if wanted is None or not wanted.isdisjoint(unpack_items(items)):
-                    check_segment(path)
+                if _is_to_be_read(path, items, wanted):
+                    check_segment(afresh(path))
             except FileNotFoundError:
                 continue  # merged by another process
             except StoreDamaged:
@@ -223,6 +229,8 @@ class EncoderStore:
             return _read_failures(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return []
+        except StoreError:
+            raise
         except OSError as error:  # that says nothing about what it holds
             raise StoreError(f"{path} cannot be read: {error.strerror or error}") from error
         except (ValueError, KeyError, TypeError) as error:
@@ -282,21 +290,32 @@ def _read_failures(text: str) -> list[Failure]:
     return [Failure(one["id"], one["reason"], one["digest"], one["decoder"]) for one in contents]
 
 
+def _is_to_be_read(path: Path, items: np.ndarray, wanted: AbstractSet[bytes] | None) -> bool:
+    remote = elsewhere(path)
+    if remote is not None:
+        return copies.is_marked(remote)
+    return wanted is None or not wanted.isdisjoint(unpack_items(items))
+
+
 def _set_aside(path: Path) -> Path:
     aside = path.with_suffix(DAMAGED_SUFFIX)
+    if (remote := elsewhere(path)) is not None:
+        copies.unmark(remote)
     try:
         return path.rename(aside)
     except FileNotFoundError:  # another process has set it aside in this moment
         return aside
+    except StoreError:
+        raise
     except OSError as error:
         raise StoreError(f"{path} is damaged and cannot be set aside: {error.strerror}; remove it by hand") from error
 
 
 class FeatureStore:
-    """The store folder, `features/` by default."""
+    """The store folder, `features/` by default; or a place elsewhere, by an address such as `s3://bucket/prefix`."""
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+        self.root = place(root)
 
     def check(self) -> None:
         """Raises CacheIncomplete if there is no such folder."""

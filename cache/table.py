@@ -268,7 +268,7 @@ def load(
     """Opens a data set of the store.
 
     Args:
-        store: the store's folder.
+        store: the store's folder, or an address such as `s3://bucket/prefix`.
         name: the data set; may be left out when the store holds only one.
         modalities: which to take and in which order; all by default.
         check: read every byte of the vectors' files and compare checksums. Without it a file is

@@ -12,8 +12,9 @@ import numpy as np
 from cache.batches import plan_paths, read_batches
 from cache.block import Block, refresh
 from cache.errors import CacheIncomplete, StoreDamaged, StoreError
+from cache.extent import Extent
 from cache.progress import Progress, silent
-from cache.ragged import Ragged
+from cache.remote import afresh
 from cache.schema import KEY_FILE
 from cache.segment import Segment, check_segment, read_segment
 from cache.store import EncoderStore, FeatureStore
@@ -39,11 +40,13 @@ class Verification:
 def verify_store(store: FeatureStore, progress: Progress = silent) -> Verification:
     """Checks keys, checksums of all files, offsets, and the rows of every view against the segments.
 
-    Nothing is changed; the next extraction sets aside what is damaged.
+    Nothing is changed; the next extraction sets aside what is damaged. Of a store that lies elsewhere every byte is
+    read there, whatever local copies there are.
 
     Raises:
         CacheIncomplete: there is no such store.
     """
+    store = FeatureStore(afresh(store.root))
     store.check()
     found = Verification()
     encoders = store.encoders()
@@ -101,15 +104,16 @@ def _wrong_with(segment: Segment, fields: Mapping[str, Any]) -> str:
     if len(np.unique(segment.items, axis=0)) < len(segment):
         return f"{segment.path} holds an item twice; `cache compact` mends it"
     widths = {}
-    for name in segment.outputs:
-        values = segment.map(name)
+    for name, extent in segment.outputs.items():
+        values, places = (extent, None) if isinstance(extent, Extent) else extent
         widths[name] = values.shape[1]
-        if len(values) != len(segment):
-            return f"{segment.path}: {name} has {len(values)} rows for {len(segment)} items; {_ANEW}"
-        if isinstance(values, Ragged):
-            offsets = values.offsets
-            if offsets[0] != 0 or offsets[-1] != len(values.values) or (np.diff(offsets) < 0).any():
-                return f"{segment.path}: the offsets of {name} do not fit its {len(values.values)} vectors; {_ANEW}"
+        rows = values.shape[0] if places is None else places.shape[0] - 1
+        if rows != len(segment):
+            return f"{segment.path}: {name} has {rows} rows for {len(segment)} items; {_ANEW}"
+        if places is not None:
+            offsets = places.read(segment.path)
+            if offsets[0] != 0 or offsets[-1] != values.shape[0] or (np.diff(offsets) < 0).any():
+                return f"{segment.path}: the offsets of {name} do not fit its {values.shape[0]} vectors; {_ANEW}"
     expected = fields.get("outputs")
     if expected is not None and widths != dict(expected):
         return f"{segment.path} has the outputs {widths}, its encoder gives {dict(expected)}; {_ANEW}"

@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from cache import DataError, FeatureStore, FeatureTable, UsageError, listing, silent, table_of
+from cache import DataError, FeatureStore, FeatureTable, UsageError, listing, place, silent, table_of
 from extract.chosen import Chooser
 from extract.encoders.spec import DEFAULT_MODELS, OUTPUTS, EncoderSpec, choose_specs, outputs_of
 from extract.manifest import Manifest
@@ -244,7 +244,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):
 
     def _extract(self, manifest: Manifest, specs: tuple[EncoderSpec, ...], expected: Mapping[str, str]) -> Extraction:
         settings = Settings(
-            Path(self.store),
+            place(self.store),
             self.name or UNNAMED,
             specs,
             device=self.device,

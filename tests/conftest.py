@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.buckets import bucket, buckets  # noqa: F401  # fixtures
+
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is imported
 
 ROOT = Path(__file__).resolve().parent.parent

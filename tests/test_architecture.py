@@ -32,7 +32,7 @@ def test_imports_follow_the_flow(path: Path) -> None:
         root = module.split(".")[0]
         assert root not in {*MAY_IMPORT, "pipeline"} - MAY_IMPORT[package], f"{path} imports {module}"
         if package == "cache":
-            optional = {"pyarrow"} if path.name == "export.py" else set()
+            optional = {"export.py": {"pyarrow"}, "remote.py": {"fsspec"}}.get(path.name, set())
             assert root in CACHE_MAY_USE | optional, f"{path} imports {module}"
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cache import KEY_SCHEMA, EncoderKey, canonical_json, digest, write_json
+from cache import KEY_SCHEMA, EncoderKey, StoreError, canonical_json, digest, write_json
 from extract.encoders.spec import ARRAY, TABULAR, EncoderSpec
 
 MEMO_FILE = "encoders.json"
@@ -60,5 +60,7 @@ def _read(root: Path) -> dict[str, Any]:
         content = json.loads((root / MEMO_FILE).read_text(encoding="utf-8"))
         entries: dict[str, Any] = content["entries"]
         return entries if content["digest"] == digest(canonical_json(entries)) else {}
+    except StoreError:  # a store that lies elsewhere cannot be asked
+        raise
     except (OSError, ValueError, KeyError, TypeError):
         return {}
