@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -110,12 +111,12 @@ class _Stage:
         self._store.create()
         if name not in self._store.pending():  # while one is pending, `cache gc` touches no part
             write_view(self._store, _without_rows(name), pending=True)
-        asking = Asking(self._settings.store, name, self._settings.expected, self._shards[0])
+        asking = Asking(_everywhere(self._settings.store), name, self._settings.expected, self._shards[0])
         choice = self._engine.choose(self._settings.specs, asking, self._progress)
         self._done.device = choice.device
         self._done.precision = {one: (chosen.spec.precision, chosen.why) for one, chosen in choice.chosen.items()}
         encoders = {one: (chosen.spec, chosen.key) for one, chosen in choice.chosen.items()}
-        wanted = Wanted(self._settings.store, name, encoders)
+        wanted = Wanted(_everywhere(self._settings.store), name, encoders)
         started = time.perf_counter()
         rows = self._key(wanted)
         manifest = rows.manifest()
@@ -250,6 +251,11 @@ class _Stage:
             if path.name not in named:
                 remove(path)
         self._done.view = read_view(self._store, wanted.name)
+
+
+def _everywhere(store: str | Path) -> str:
+    """The store's name from any working folder."""
+    return str(store) if "://" in str(store) else str(Path(store).absolute())
 
 
 def _lanes(wanted: Wanted) -> list[tuple[str, ...]]:

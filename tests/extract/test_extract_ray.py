@@ -17,8 +17,13 @@ from extract.datasets.shards import parted
 from extract.engines import Local
 from extract.ray_engine import RayEngine, RayOptions, _worker_of
 from extract.sharded import extract_shards
+from tests.buckets import Bucket, Buckets
 
 TEXTS, PICTURES, ROWS = 1200, 30, 200
+# Of Ray's own code, which runs in this process too.
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("DeprecationWarning", "FutureWarning", "ResourceWarning")
+]
 LOOPBACK = "127.0.0.2"  # for 127.0.0.1 Ray takes the machine's other address
 WORDS = ["sun", "rain", "love", "hate", "city", "street", "my", "day", "a", "the"]
 
@@ -66,14 +71,17 @@ def test_what_a_cluster_cannot_give_is_refused(options, device, error, said):
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """Three nodes on loopback, each a raylet and workers of its own."""
+def cluster(buckets: Buckets, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Three nodes on loopback, each a raylet and workers of its own, which find the server of buckets."""
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patched.setenv("CUDA_VISIBLE_DEVICES", "")
+        for name, value in buckets.environment.items():
+            patched.setenv(name, value)
+        patched.setenv("ENCODE_ONCE_CACHE", str(tmp_path_factory.mktemp("copies")))
         node = {"num_cpus": 2, "object_store_memory": 200 * 2**20, "node_ip_address": LOOPBACK}
         made = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
         made.add_node(**node)
@@ -124,7 +132,7 @@ def on(manifest: Manifest, bert: Path, shufflenet: Path, cluster: Any) -> Extrac
     return extract
 
 
-def held(store: Path) -> dict[str, np.ndarray]:
+def held(store: str | Path) -> dict[str, np.ndarray]:
     table = load(store, "posts", check=True)
     found = {name: np.array(table.block(name, missing=np.nan)) for name in table.modalities}
     states = {f"{name} state": block.state for name, block in table.view.blocks.items()}
@@ -137,7 +145,7 @@ def assert_same(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> None:
         np.testing.assert_array_equal(values, two[name], err_msg=name)
 
 
-def stored_times(store: Path, done: Extraction) -> set[int]:
+def stored_times(store: str | Path, done: Extraction) -> set[int]:
     """How often each item is stored."""
     counts: Counter[bytes] = Counter()
     for block in done.view.blocks.values():
@@ -184,6 +192,17 @@ def test_a_node_that_is_killed_in_the_middle_costs_nothing_but_time(on, local, c
     assert_same(held(tmp_path / "ray"), expected)
     assert stored_times(tmp_path / "ray", done) == {1}
     assert on("ray", tmp_path / "ray").encoded == 0
+
+
+@pytest.mark.slow
+def test_a_cluster_writes_to_a_bucket_what_every_machine_reads(on, local, bucket: Bucket):
+    _, expected = local
+    store = f"{bucket.url}/features"
+    done = on("ray", store)
+    assert_same(held(store), expected)
+    assert stored_times(store, done) == {1}
+    assert verify_store(FeatureStore(store)).findings == []
+    assert on("local", store).encoded == 0
 
 
 @pytest.mark.slow

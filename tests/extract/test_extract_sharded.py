@@ -224,5 +224,20 @@ def test_another_data_set_of_the_same_name_is_said(bench, rows, tmp_path: Path):
     assert len(read_view(FeatureStore(bench.store), "posts")) == 2
 
 
+def test_a_bucket_gets_what_a_folder_gets(bench, rows, whole, bucket):
+    bench.store = f"{bucket.url}/features"
+    first = in_shards(bench, rows, 9).done
+    assert same({**table_of(bench, "posts"), "text": whole["text"], "image": whole["image"]}, whole)
+    assert verify_store(FeatureStore(bench.store)).findings == []
+    assert first.encoded == 25
+    again = in_shards(bench, rows, 9).done
+    assert (again.encoded, again.failures) == (0, first.failures)
+    shorter = Manifest(rows.path, rows.layout, rows.samples[:12], rows.notes)
+    in_shards(bench, shorter, 9)  # files of rows that are no longer named go
+    parts = [path.name for path in FeatureStore(bench.store).parts_path("posts").iterdir()]
+    assert len(parts) == 2
+    assert len(load(bench.store, "posts")) == 12
+
+
 def test_labels_are_counted(bench, rows):
     assert in_shards(bench, rows, 4, specs=(bench.text,)).labels == {"bad": 13, "good": 13}
