@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import socket
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -49,6 +50,7 @@ BUNDLE_BYTES = 48 * 2**20
 """Inputs that travel together end at so many bytes, however few batches they are."""
 BUNDLES_A_SEGMENT = 8
 """A segment is written once so many were encoded, whoever did it."""
+CONNECT_SECONDS = 10.0
 PREPARE_CPUS, WRITE_CPUS = 0.5, 0.25
 ENCODING_SHARE = 0.75
 """Of the cluster's CPUs, where encoders run on CPUs and nothing is said."""
@@ -226,9 +228,11 @@ def _connect(ray: Any, address: str | None) -> None:
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     kept = {name: os.environ[name] for name in ("HF_HUB_OFFLINE",) if name in os.environ}
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    host = (address or "").rpartition(":")[0]
+    host, _, port = (address or "").rpartition(":")
     loopback = {"_node_ip_address": host} if host.startswith("127.") else {}  # Ray would look for itself elsewhere
     try:
+        if host and port.isdigit() and "/" not in host:  # Ray would try for minutes
+            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
         ray.init(
             **loopback,
             address=address,
@@ -237,7 +241,7 @@ def _connect(ray: Any, address: str | None) -> None:
             log_to_driver=False,
             include_dashboard=False if address is None and "RAY_ADDRESS" not in os.environ else None,
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:  # ConnectionError is an OSError
         where = address or os.environ.get("RAY_ADDRESS") or "this machine"
         raise DeviceError(
             f"no Ray cluster at {where}: {str(error).strip().splitlines()[0]}. Start one by `ray start --head`, give "
