@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from console import chosen_specs, how_to_run, with_bars
+from console import chosen_specs, how_to_run, parse_modalities, read_data, with_bars
 from endings import Failures, finish, typed_command
 
 if TYPE_CHECKING:
@@ -25,6 +25,21 @@ def list_heads(as_json: bool) -> None:
     from fuse import heads_content, heads_lines
 
     finish(as_json, heads_content(), heads_lines())
+
+
+def extract_whole(data: str, store: Path, name: str, as_json: bool, options: Mapping[str, Any]) -> None:
+    """Encodes a data set that is read as a whole, and tells what was done."""
+    from extract import Settings, extract, extraction_lines, extraction_result
+
+    started = time.perf_counter()
+    manifest = read_data(data, options)
+    specs = chosen_specs(options, parse_modalities(options["modalities"]) or manifest.modalities, {}, manifest)
+    read = time.perf_counter() - started
+    settings = Settings(store, name, specs, **how_to_run(options))
+    done = with_bars(lambda bars: extract(manifest, settings, bars))
+    seconds = time.perf_counter() - started
+    lines = extraction_lines(manifest, done, store, seconds)
+    finish(as_json, extraction_result(done, store, read, seconds), lines, failed_in([done], store))
 
 
 def failed_in(dones: Sequence[Extraction], store: Path, retry: str | None = None) -> Failures | None:

@@ -18,7 +18,6 @@ from console import (
     GRID_HELP,
     Pipeline,
     ablation_settings,
-    chosen_specs,
     data_options,
     encoder_options,
     how_to_run,
@@ -42,6 +41,7 @@ from flows import (
     demo_extract,
     demo_predict,
     encode_for,
+    extract_whole,
     failed_fits,
     failed_in,
     fuse_text,
@@ -95,27 +95,17 @@ def extract(data: str, store: Path, name: str | None, as_json: bool, **options: 
     Only what is not yet stored is encoded: stop it at any moment and run it again.
     Exit code 3: finished, but some samples failed and are recorded.
     """
-    from extract import Settings, default_name, extraction_lines, extraction_result
-    from extract import extract as run
+    from extract import default_name
 
     name = name or default_name(data)
     if in_shards(options):
         extract_in_shards(data, store, name, as_json, options)
-        return
-    started = time.perf_counter()
-    manifest = read_data(data, options)
-    if options["finetuned"] or options["finetune"]:
+    elif options["finetuned"] or options["finetune"]:
         from tuned import encode_tuned
 
-        encode_tuned(manifest, name, store, as_json, options)
-        return
-    specs = chosen_specs(options, parse_modalities(options["modalities"]) or manifest.modalities, {}, manifest)
-    read = time.perf_counter() - started
-    settings = Settings(store, name, specs, **how_to_run(options))
-    done = with_bars(lambda bars: run(manifest, settings, bars))
-    seconds = time.perf_counter() - started
-    lines = extraction_lines(manifest, done, store, seconds)
-    finish(as_json, extraction_result(done, store, read, seconds), lines, failed_in([done], store))
+        encode_tuned(read_data(data, options), name, store, as_json, options)
+    else:
+        extract_whole(data, store, name, as_json, options)
 
 
 @main.command()
