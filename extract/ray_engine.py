@@ -40,6 +40,7 @@ from extract.encoders.spec import Encoder, EncoderSpec, Input, outputs_of
 from extract.engine import Broken, Outcome, Station, checked_batch, decode_items, load_items
 from extract.engines import Asking, Choice, Numbered, work_of
 from extract.keyed import Job, Keyed, Wanted, key_shard
+from extract.packing import Packed
 from extract.planner import Lane, Planner, Task
 
 if TYPE_CHECKING:
@@ -76,10 +77,10 @@ class RayOptions:
 
 @dataclass
 class Bundle:
-    """Batches on their way: first with inputs, then with vectors."""
+    """Batches on their way: first with inputs, then with vectors and what is broken."""
 
     tasks: list[Task] = field(default_factory=list)
-    inputs: list[list[np.ndarray | Broken]] = field(default_factory=list)
+    inputs: list[Packed] = field(default_factory=list)
     vectors: list[dict[str, Values]] = field(default_factory=list)
     made_by: Mapping[str, Any] = field(default_factory=dict)
     truncated: int = 0
@@ -308,7 +309,7 @@ def _prepared(wanted: Wanted, worker: _Worker, row: Mapping[str, Any]) -> Iterat
         for batch, lights, cost in window:
             inputs = decode_items(source, load_items(batch, [lights[item] for item in batch]))
             bundle.tasks.append(Task(job.lane, batch, [], cost, 0))
-            bundle.inputs.append(inputs)
+            bundle.inputs.append(Packed.of(inputs))
             if len(bundle.tasks) == worker.bundle or _size(bundle) >= BUNDLE_BYTES:
                 yield {"bundle": bundle}
                 bundle = Bundle()
@@ -317,7 +318,7 @@ def _prepared(wanted: Wanted, worker: _Worker, row: Mapping[str, Any]) -> Iterat
 
 
 def _size(bundle: Bundle) -> int:
-    return sum(one.nbytes for inputs in bundle.inputs for one in inputs if isinstance(one, np.ndarray))
+    return sum(one.values.nbytes for one in bundle.inputs)
 
 
 class _Encode:
@@ -335,10 +336,10 @@ class _Encode:
 
     def _encoded(self, bundle: Bundle) -> Bundle:
         made = Bundle(bundle.tasks, made_by=self._runtime.record(), truncated=bundle.truncated)
-        for task, inputs in zip(bundle.tasks, bundle.inputs, strict=True):
+        for task, packed in zip(bundle.tasks, bundle.inputs, strict=True):
+            inputs = packed.inputs()
             made.vectors.append(self._station(task.modality).vectors(task, inputs, self._runtime))
-            # What is sound went into the vectors; what is broken says why.
-            made.inputs.append([one if isinstance(one, Broken) else _SOUND for one in inputs])
+            made.inputs.append(Packed.of([one if isinstance(one, Broken) else _SOUND for one in inputs]))
         return made
 
     def _station(self, lane: str) -> Station:
@@ -353,6 +354,7 @@ class _Encode:
 
 
 _SOUND = np.empty(0)
+"""Stands for an input that went into the vectors."""
 
 
 def _column(values: Sequence[Any]) -> np.ndarray:
@@ -365,8 +367,8 @@ def _written(wanted: Wanted, run: int, rows: Mapping[str, Any]) -> dict[str, Any
     """One durable segment an encoder, and what became of each batch."""
     found: dict[str, list[tuple[Outcome, dict[str, Values], Bundle]]] = {}
     for bundle in rows["bundle"]:
-        for number, (task, inputs, vectors) in enumerate(zip(bundle.tasks, bundle.inputs, bundle.vectors, strict=True)):
-            outcome, outputs = checked_batch(wanted.encoders[task.modality][1], task, inputs, vectors)
+        for number, (task, packed, vectors) in enumerate(zip(bundle.tasks, bundle.inputs, bundle.vectors, strict=True)):
+            outcome, outputs = checked_batch(wanted.encoders[task.modality][1], task, packed.inputs(), vectors)
             outcome.truncated = 0 if number else bundle.truncated
             found.setdefault(task.modality, []).append((outcome, outputs, bundle))
     for lane, made in found.items():
