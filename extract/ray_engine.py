@@ -33,6 +33,7 @@ from cache import (
     join_items,
     silent,
 )
+from extract.batching import Budget
 from extract.chosen import require_key
 from extract.clock import Clock
 from extract.encoders import build_encoder, build_input
@@ -220,6 +221,14 @@ class _Worker:
 
         return replace(choose_runtime(self.device, self.compile), replicas=1, decoders=0)
 
+    def budget(self, kind: str) -> Budget:
+        """Of its batches; asked by those that plan for it, who have no such device."""
+        import torch
+
+        from extract.runtime import Runtime
+
+        return Runtime(torch.device(self.device), self.device).budget(kind)
+
 
 def _connect(ray: Any, address: str | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that is started here tells nobody of it
@@ -299,8 +308,8 @@ def _prepared(wanted: Wanted, worker: _Worker, row: Mapping[str, Any]) -> Iterat
     source = _input_of(spec)
     store = FeatureStore(wanted.store).encoder(key.digest)
     writer = SegmentWriter(store, list(outputs_of(key.fields)), {})
-    budget = worker.runtime().budget(spec.kind)
-    lane = Lane(cast(Encoder, source), work_of(job, wanted), store, writer, budget, job.lane)  # which only prepares
+    work = work_of(job, wanted)
+    lane = Lane(cast(Encoder, source), work, store, writer, worker.budget(spec.kind), job.lane)  # which only prepares
     counted = source.truncated
     bundle = Bundle()
     for window in Planner(lane, Clock()).windows():

@@ -16,6 +16,7 @@ from extract import EncoderSpec, Extraction, Manifest, Sample, Settings
 from extract.datasets.shards import parted
 from extract.engines import Local
 from extract.ray_engine import RayEngine, RayOptions, _worker_of
+from extract.runtime import GPU_IMAGE, GPU_TEXT
 from extract.sharded import extract_shards
 from tests.buckets import Bucket, Buckets
 
@@ -53,6 +54,11 @@ CPUS, GPUS = {"CPU": 8.0}, {"CPU": 8.0, "GPU": 4.0}
 def test_what_a_worker_gets_of_a_cluster(held, options, device, expected):
     worker = _worker_of(held, options, device, False)
     assert (worker.device, worker.gpus, worker.most) == expected
+
+
+def test_batches_for_gpus_are_planned_where_there_is_none():
+    worker = _worker_of(GPUS, RayOptions(), "cuda", False)
+    assert (worker.budget("text"), worker.budget("image")) == (GPU_TEXT, GPU_IMAGE)
 
 
 @pytest.mark.parametrize(
