@@ -41,7 +41,7 @@ class FusionHead(BaseEstimator):
     """Whether the head can be fitted to rows whose vectors stay on disk, see `fuse.inputs.out_of_core`."""
 
     copies: ClassVar[float] = 6.0
-    """How many times the vectors' bytes a fit in memory takes at its peak; measured, see docs/large.md."""
+    """How many times the bytes of all vectors a run in memory takes at its peak; measured, see docs/large.md."""
 
     blocks: Mapping[str, slice] | None = None
 

@@ -76,6 +76,8 @@ class GradientHead(FusionHead):
 
     out_of_core: ClassVar[bool] = True
 
+    copies: ClassVar[float] = 3.5
+
     trained_at_once: ClassVar[bool] = True
     """Whether one training makes the head, so that `fit_together` can."""
 

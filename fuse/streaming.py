@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
+from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from scipy.linalg.blas import dsyr, dsyrk
 from scipy.optimize import minimize
 from scipy.special import logsumexp
+from sklearn.exceptions import ConvergenceWarning
 
 from cache import UsageError
 from fuse.inputs import BlockScaler, Inputs
@@ -43,10 +46,11 @@ class ScaledRows:
         return ScaledRows(self.inputs.keep(rows), self.scaler, self.factors)
 
     def products(self, weight: np.ndarray) -> np.ndarray:
-        """Weighted sum of `z z'` over the rows, `(D, D)`."""
-        found = np.zeros((self.shape[1], self.shape[1]))
+        """Weighted sum of `z z'` over the rows, `(D, D)`, of which only the lower triangle is filled."""
+        found = np.zeros((self.shape[1], self.shape[1]), order="F")
         for rows, values in self.parts():
-            found += (values * weight[rows, None]).T @ values
+            values *= np.sqrt(weight[rows, None])
+            dsyrk(1.0, values.T, beta=1.0, c=found, lower=1, overwrite_c=1)  # in place: it is as large as it gets
         return found
 
 
@@ -72,6 +76,8 @@ class StreamedLogistic:
         found = minimize(problem.loss, start, jac=True, method="L-BFGS-B", options=options)
         if not np.isfinite(found.fun):
             raise UsageError("the logistic loss is not finite: vectors or weights are too large for float64")
+        if found.status == 1:
+            warnings.warn(f"no optimum after max_iter={self.max_iter} passes", ConvergenceWarning, stacklevel=2)
         self.coef_, self.intercept_ = problem.straight(found.x)
         self.n_iter_ = np.array([max(int(found.nit), 1)])
         return self
@@ -85,14 +91,17 @@ class _Problem:
         self.outputs = outputs
         share = np.bincount(target, weights=weight) / self._mass
         # Mean over the outputs of p (1 - p): how much the loss curves at the start, along each score.
-        self._curve = float(np.mean((share * (1 - share))[-outputs:]))
-        self._factor = cholesky(self._curvature(), lower=True)
+        self._curve = max(float(np.mean((share * (1 - share))[-outputs:])), 1e-6)
+        self._factor, _ = cho_factor(self._curvature(), lower=True, overwrite_a=True)
 
     def _curvature(self) -> np.ndarray:
+        """What the Hessian of an output is about like, `(D, D)`, of which only the lower triangle is filled."""
         n, columns = self._rows.shape
         chosen = np.linspace(0, n - 1, min(n, SAMPLE * columns)).astype(np.int64)
         weight = self._weight[chosen] / self._weight[chosen].sum()
-        return self._curve * self._rows.keep(chosen).products(weight) + np.eye(columns) / self._mass
+        found = self._rows.keep(chosen).products(self._curve * weight)
+        found[np.diag_indices(columns)] += 1 / self._mass
+        return found
 
     def straight(self, flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Coefficients `(outputs, D)` and intercepts `(outputs,)` as the rows know them."""
@@ -144,8 +153,8 @@ class StreamedRidge:
             weighted = values * sample_weight[rows, None]
             centre += weighted.sum(axis=0) / mass
             pull += weighted.T @ (y[rows] - mean)
-        curved = X.products(sample_weight) - mass * np.outer(centre, centre)
+        curved = dsyr(-mass, centre, a=X.products(sample_weight), lower=1, overwrite_a=1)
         curved[np.diag_indices_from(curved)] += 1.0
-        self.coef_ = cho_solve(cho_factor(curved, lower=True), pull).T
+        self.coef_ = cho_solve(cho_factor(curved, lower=True, overwrite_a=True), pull).T
         self.intercept_ = mean - self.coef_ @ centre
         return self

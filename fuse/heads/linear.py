@@ -27,6 +27,8 @@ class LinearHead(FusionHead):
 
     out_of_core: ClassVar[bool] = True
 
+    copies: ClassVar[float] = 4.0
+
     def _scaled(self, inputs: Inputs, weight: np.ndarray) -> np.ndarray:
         self.scaler_ = BlockScaler().fit(inputs, weight)
         return self.scaler_.transform(inputs)
@@ -111,6 +113,8 @@ class RidgeClassifier(LinearHead, ScoreClassifier):
         class_weight, blocks: as in `FusionClassifier`.
     """
 
+    copies: ClassVar[float] = 8.0
+
     alpha: Strength = 1.0
 
     def _fit_scores(self, inputs: Inputs, target: np.ndarray, weight: np.ndarray) -> None:
@@ -128,6 +132,8 @@ class RidgeRegressor(LinearHead, FusionRegressor):
         alpha: strength of the penalty, or one by modality.
         blocks: as in `FusionHead`.
     """
+
+    copies: ClassVar[float] = 8.0
 
     alpha: Strength = 1.0
 
