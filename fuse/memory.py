@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.linalg import cho_factor
 
 from cache import DataSet, FeatureTable, PipelineError, UsageError, listing, tables_of
 from fuse.estimators import FusionHead
@@ -23,8 +24,15 @@ SAID = "what was said by --memory"
 PREDICTED_COPIES = 5.0
 """Bytes of a prediction in memory, as multiples of the vectors' bytes: read, scaled, and in float64."""
 
-PREDICTED_BYTES = 2**24
+PREDICTED_BYTES = 2**22
 """Vectors that are predicted at once where not all find room."""
+
+
+LIBRARIES_BYTES = 2**28
+"""Linear algebra is tried out only where there is so much: its own buffers are half of that."""
+
+NETWORK_BYTES, LINEAR_BYTES = 100_000_000, 50_000_000
+"""What a fit out of core takes beside torch and the labels; linear heads also 8 bytes for each pair of columns."""
 
 
 class TooLarge(PipelineError, MemoryError):
@@ -72,7 +80,9 @@ def decide(needed: float, room: float, able: bool) -> str:
     return OUT_OF_CORE if able else REFUSED
 
 
-def plan_fit(data: DataSet, head: str, params: Mapping[str, Any] | None = None, memory: float | None = None) -> Planned:
+def plan_fit(
+    data: DataSet, head: str, params: Mapping[str, Any] | None = None, memory: float | str | None = None
+) -> Planned:
     """How a head will take a data set.
 
     Args:
@@ -97,7 +107,18 @@ def plan_fit(data: DataSet, head: str, params: Mapping[str, Any] | None = None, 
             f"{in_bytes(room.bytes)} ({room.bound}). Heads that can leave them on disk: {listing(able, 99)}. "
             "Or say by --memory that there is more, or take fewer --modalities"
         )
+    if decided == OUT_OF_CORE and memory is None:
+        _check_least(kind, tables_of(data)[0].shape[1], room)
     return Planned(data, needed, room, decided == OUT_OF_CORE)
+
+
+def _check_least(kind: type[FusionHead], columns: int, room: Room) -> None:
+    least = NETWORK_BYTES if issubclass(kind, GradientHead) else LINEAR_BYTES + 8 * columns**2
+    if room.bytes < least:
+        raise TooLarge(
+            f"{kind.__name__} takes some {in_bytes(least)} even where vectors stay on disk, and there are "
+            f"{in_bytes(room.bytes)} ({room.bound}); raise the limit, or end what else takes memory"
+        )
 
 
 def rows_at_once(model: FusionHead, table: FeatureTable, memory: float | None = None) -> int:
@@ -147,11 +168,15 @@ def in_bytes(number: float) -> str:
 
 
 def room_for(kind: type[FusionHead]) -> Room:
-    """What there is for a head of this kind; networks first load torch, which takes some itself."""
+    """What there is for a head of this kind, once the libraries that it computes with have taken theirs."""
     if issubclass(kind, GradientHead):
         from fuse.training import warm_up
 
         warm_up()
+    if room().bytes > LIBRARIES_BYTES:
+        # Either OpenBLAS takes a buffer of 64 MB at its first product, and waits for ever where it gets none.
+        square = np.eye(256)
+        cho_factor(square @ square)
     return room()
 
 

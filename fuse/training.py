@@ -81,6 +81,7 @@ class Rows:
             window = Rows(self.feed.window(rows), self.target[rows], self.weight[rows], self.held[rows])
             for part in torch.randperm(len(rows), generator=draw).split(size):
                 yield window.take(part)
+            del window  # before the next one is read
 
 
 def _windows(kept: Tensor, row_bytes: int, size: int, draw: torch.Generator) -> Iterator[Tensor]:

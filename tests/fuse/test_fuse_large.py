@@ -324,6 +324,14 @@ def test_a_head_that_cannot_names_the_bytes_and_those_that_can(posts):
     assert "cmbert" not in text
 
 
+def test_room_for_nothing_is_refused_even_out_of_core(posts, monkeypatch):
+    monkeypatch.setattr("fuse.memory.room", lambda: fuse.memory.Room(20_000, "what RLIMIT_DATA leaves of 1 GB"))
+    assert not plan_fit(posts, "mlp").out_of_core
+    monkeypatch.setattr("fuse.memory.room", lambda: fuse.memory.Room(10_000, "what RLIMIT_DATA leaves of 1 GB"))
+    with pytest.raises(TooLarge, match="takes some 100 MB even where vectors stay on disk, and there are 10 kB"):
+        plan_fit(posts, "mlp")
+
+
 # Runs
 
 
@@ -368,10 +376,11 @@ import re, resource, sys
 from pathlib import Path
 
 sys.path.insert(0, sys.argv[1])
-import fuse, pipeline, sklearn.linear_model
-from fuse.training import warm_up
+import pipeline
+from fuse import ConcatMLPClassifier
+from fuse.memory import room_for
 
-warm_up()
+room_for(ConcatMLPClassifier)  # torch and the buffers of linear algebra
 left = int(sys.argv[2])
 if left:
     used = int(re.search(r"VmData:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
@@ -396,7 +405,7 @@ def test_vectors_three_times_larger_than_the_limit_are_fused_as_well(options, ma
     n, columns = 50_000, 1000
     rng = np.random.default_rng(0)
     target = rng.integers(0, 3, n)
-    hidden = rng.normal(size=(n, 20)).astype(np.float32) + 0.5 * np.eye(3, 20, dtype=np.float32)[target]
+    hidden = rng.normal(size=(n, 20)).astype(np.float32) + 1.2 * np.eye(3, 20, dtype=np.float32)[target]
     vectors = {}
     for name in ("text", "image"):
         vectors[name] = hidden @ rng.normal(size=(20, columns)).astype(np.float32)
