@@ -41,7 +41,7 @@ from cache import (
 
 GIGABYTES = 4.5
 WIDTHS = {"text": 768, "image": 2048}
-HIDDEN, SIGNAL = 40, 0.6
+HIDDEN, SIGNAL = 40, 1.2
 HEADS = ("logreg", "mlp")
 POINTS = 0.5
 ROWS_AT_ONCE = 4000
@@ -143,7 +143,7 @@ def main(gigabytes: float) -> None:
     limit = round(gigabytes * 1e9 / 3)
     whole = gigabytes >= GIGABYTES
     if not whole:
-        limit += 1_000_000_000  # imports alone take most of that
+        limit += 1_300_000_000  # imports alone take most of that
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as work:
         store = Path(work) / "features"

@@ -98,26 +98,26 @@ def plan_fit(
     kind = find_head(head).any_class
     needed = round(vector_bytes(tables_of(data)[0], int(data.labelled.sum())) * kind.copies)
     memory = read_bytes(memory) if isinstance(memory, str) else memory
-    room = room_for(kind) if memory is None else Room(memory, SAID)
-    decided = decide(needed, room.bytes, kind.out_of_core)
+    there = room_for(kind) if memory is None else Room(memory, SAID)
+    decided = decide(needed, there.bytes, kind.out_of_core)
     if decided == REFUSED:
         able = [name for name, one in HEADS.items() if one.any_class.out_of_core]
         raise TooLarge(
             f"the head {head!r} needs all vectors in memory, some {in_bytes(needed)} in all, and there are "
-            f"{in_bytes(room.bytes)} ({room.bound}). Heads that can leave them on disk: {listing(able, 99)}. "
+            f"{in_bytes(there.bytes)} ({there.bound}). Heads that can leave them on disk: {listing(able, 99)}. "
             "Or say by --memory that there is more, or take fewer --modalities"
         )
     if decided == OUT_OF_CORE and memory is None:
-        _check_least(kind, tables_of(data)[0].shape[1], room)
-    return Planned(data, needed, room, decided == OUT_OF_CORE)
+        _check_least(kind, tables_of(data)[0].shape[1], there)
+    return Planned(data, needed, there, decided == OUT_OF_CORE)
 
 
-def _check_least(kind: type[FusionHead], columns: int, room: Room) -> None:
+def _check_least(kind: type[FusionHead], columns: int, there: Room) -> None:
     least = NETWORK_BYTES if issubclass(kind, GradientHead) else LINEAR_BYTES + 8 * columns**2
-    if room.bytes < least:
+    if there.bytes < least:
         raise TooLarge(
             f"{kind.__name__} takes some {in_bytes(least)} even where vectors stay on disk, and there are "
-            f"{in_bytes(room.bytes)} ({room.bound}); raise the limit, or end what else takes memory"
+            f"{in_bytes(there.bytes)} ({there.bound}); raise the limit, or end what else takes memory"
         )
 
 
@@ -129,8 +129,8 @@ def rows_at_once(model: FusionHead, table: FeatureTable, memory: float | None = 
         table: the rows.
         memory: as `plan_fit` takes it.
     """
-    room = room_for(type(model)).bytes if memory is None else memory
-    if decide(vector_bytes(table, len(table)) * PREDICTED_COPIES, room, True) == IN_MEMORY:
+    there = room_for(type(model)).bytes if memory is None else memory
+    if decide(vector_bytes(table, len(table)) * PREDICTED_COPIES, there, True) == IN_MEMORY:
         return max(1, len(table))
     return part_rows(table)
 
