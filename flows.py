@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from console import chosen_specs, how_to_run, parse_modalities, read_data, with_bars
 from endings import Failures, finish, typed_command
 
 if TYPE_CHECKING:
-    from cache import View
+    from cache import DataSet, View
     from extract import EncoderSpec, Extraction, Manifest
-    from fuse import Ablated, Judged, Settings, Shown
+    from fuse import Ablated, Judged, Planned, Settings, Shown
 
 SHOWN_FITS = 20
 DEMO_HEADS = ("logreg", "vote", "vote-prior", "stacking", "mlp")
@@ -74,6 +76,16 @@ def failed_files(paths: Sequence[str], what: str, code: int) -> Failures | None:
     """Files of a store that were found damaged; None where there are none."""
     before = "run the extract of each data set that needs them, which encodes their items again"
     return Failures(len(paths), what, paths, [], typed_command(), before, code) if paths else None
+
+
+def planned_fit(data: DataSet, head: str, params: Mapping[str, Any], memory: str | None) -> Planned:
+    """How a head will take its vectors; says so where they stay on disk."""
+    from fuse import plan_fit
+
+    planned = plan_fit(data, head, params, memory)
+    if planned.out_of_core:
+        click.echo(planned.line, err=True)
+    return planned
 
 
 def fuse_text(head: str, name: str, judged: Judged) -> str:

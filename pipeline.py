@@ -23,6 +23,7 @@ from console import (
     how_to_run,
     json_option,
     making_options,
+    memory_option,
     modalities_option,
     parse_assignments,
     parse_modalities,
@@ -46,6 +47,7 @@ from flows import (
     failed_in,
     fuse_text,
     list_heads,
+    planned_fit,
     predict_text,
     predict_with,
     shown_from,
@@ -146,6 +148,7 @@ def check(data: str, out: Path | None, as_json: bool, **options: Any) -> None:
 @task_option
 @click.option("--seed", default=0, show_default=True, help="Of the folds and of initial weights.")
 @click.option("--folds", default=5, show_default=True, help="Used where the data gives no splits.")
+@memory_option
 @json_option
 def fuse(head: str, store: Path, name: str | None, modalities: str | None, as_json: bool, **options: Any) -> None:
     """Train one head on cached features, judge it on rows that it did not see, and save it."""
@@ -157,7 +160,8 @@ def fuse(head: str, store: Path, name: str | None, modalities: str | None, as_js
         return
     data = load_data_set(store, name, parse_modalities(modalities), check=True)
     params = parse_assignments(options.pop("assignments"))
-    judged = with_bars(lambda bars: judge(data, head, params, store=store, progress=bars, **options))
+    planned = planned_fit(data, head, params, options.pop("memory"))
+    judged = with_bars(lambda bars: judge(planned, head, params, store=store, progress=bars, **options))
     text = fuse_text(head, data.name, judged)
     finish(as_json, {**judged.metrics, "out": str(judged.folder)}, [text, f"run: {judged.folder}"])
 

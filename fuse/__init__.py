@@ -60,6 +60,8 @@ from fuse.heads.tensor import (
     TensorFusionRegressor,
 )
 from fuse.heads.vote import LateVotingClassifier, LateVotingRegressor
+from fuse.inputs import out_of_core
+from fuse.memory import Planned, TooLarge, plan_fit
 from fuse.metrics import classification_metrics, regression_metrics
 from fuse.onnx import export_onnx
 from fuse.registry import HEADS, make_classifier, make_regressor, tokens_read
@@ -144,6 +146,7 @@ __all__ = [
     "MultiplicativeRegressor",
     "MutanClassifier",
     "MutanRegressor",
+    "Planned",
     "Predictions",
     "Projection",
     "Protocol",
@@ -158,6 +161,7 @@ __all__ = [
     "StackingRegressor",
     "TensorFusionClassifier",
     "TensorFusionRegressor",
+    "TooLarge",
     "UnimodalClassifier",
     "UnimodalRegressor",
     "ablate",
@@ -183,7 +187,9 @@ __all__ = [
     "make_regressor",
     "modality_shares",
     "new_folder",
+    "out_of_core",
     "page",
+    "plan_fit",
     "predict",
     "predicted",
     "protocol_for",

@@ -37,6 +37,12 @@ class FusionHead(BaseEstimator):
     most_modalities: ClassVar[int | None] = None
     """How many modalities the formula allows; None is any number."""
 
+    out_of_core: ClassVar[bool] = False
+    """Whether the head can be fitted to rows whose vectors stay on disk, see `fuse.inputs.out_of_core`."""
+
+    copies: ClassVar[float] = 6.0
+    """How many times the bytes of all vectors a run in memory takes at its peak; measured, see docs/large.md."""
+
     blocks: Mapping[str, slice] | None = None
 
     def fit(self: _Head, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> _Head:
@@ -58,6 +64,8 @@ class FusionHead(BaseEstimator):
     def _prepared(self, X: Any, y: Any, sample_weight: Any, groups: Any) -> tuple[Inputs, np.ndarray, np.ndarray]:
         """What `_fit_head` takes: the rows that teach something, their targets and weights."""
         inputs, y = self._read(X, y, groups)
+        if inputs.table is not None and not self.out_of_core:
+            raise UsageError(f"{type(self).__name__} needs all vectors in memory; give it the table itself")
         if self.most_modalities is not None and len(inputs.modalities) > self.most_modalities:
             raise UsageError(
                 f"the formula of {type(self).__name__} joins at most {self.most_modalities} modalities, found "

@@ -10,7 +10,7 @@ from sklearn.base import clone
 
 from cache import DataSet, FeatureTable, Progress, silent, tables_of
 from fuse.estimators import FusionClassifier, FusionHead, FusionRegressor
-from fuse.inputs import Inputs
+from fuse.inputs import Inputs, out_of_core
 from fuse.metrics import classification_metrics, regression_metrics
 from fuse.splits import Fold, Protocol
 from fuse.task import CLASSIFICATION, REGRESSION, targets
@@ -45,7 +45,14 @@ class Evaluation:
     model: FusionHead
 
 
-def evaluate(head: FusionHead, data: DataSet, protocol: Protocol, progress: Progress = silent) -> Evaluation:
+def evaluate(
+    head: FusionHead,
+    data: DataSet,
+    protocol: Protocol,
+    progress: Progress = silent,
+    on_disk: bool = False,
+    at_once: int | None = None,
+) -> Evaluation:
     """Fits a clone of `head` a fold and judges it on the rows that it did not see.
 
     The model that is kept was fitted on the training split where the data gives one, else on
@@ -56,6 +63,8 @@ def evaluate(head: FusionHead, data: DataSet, protocol: Protocol, progress: Prog
         data: labelled rows only.
         protocol: of the same data.
         progress: told after each fit.
+        on_disk: whether vectors stay on disk while the head is fitted, see `fuse.inputs.out_of_core`.
+        at_once: rows that are predicted at once; None predicts all.
     """
     rounds = [*protocol.judged, *protocol.also]
     total = len({id(fold.train) for fold in rounds}) + protocol.refitted
@@ -65,15 +74,20 @@ def evaluate(head: FusionHead, data: DataSet, protocol: Protocol, progress: Prog
     for fold in rounds:
         table = tables[fold.table]
         if id(fold.train) not in models:
-            models[id(fold.train)] = clone(head).fit(table[fold.train], y[fold.train])
+            models[id(fold.train)] = clone(head).fit(taken(table[fold.train], on_disk), y[fold.train])
             progress("fit", len(models), total)
-        parts.append(predicted(models[id(fold.train)], table, y, fold))
+        parts.append(predicted(models[id(fold.train)], table, y, fold, at_once))
     if protocol.refitted:
-        model = clone(head).fit(tables[0], y)
+        model = clone(head).fit(taken(tables[0], on_disk), y)
         progress("fit", total, total)
     else:
         model = models[id(protocol.judged[0].train)]
     return summarise(parts[: len(protocol.judged)], parts[len(protocol.judged) :], model)
+
+
+def taken(table: FeatureTable, on_disk: bool) -> FeatureTable | Inputs:
+    """A table as `fit` takes it, with its vectors in memory or on disk."""
+    return out_of_core(table) if on_disk else table
 
 
 def summarise(judged: list[Predictions], also: list[Predictions], model: FusionHead) -> Evaluation:
@@ -112,9 +126,21 @@ def labelled_by(model: FusionHead, table: FeatureTable | Inputs) -> tuple[np.nda
     raise TypeError(f"{type(model).__name__} neither classifies nor predicts numbers")
 
 
-def predicted(model: FusionHead, table: FeatureTable, y: np.ndarray, fold: Fold) -> Predictions:
+def labelled_in_parts(
+    model: FusionHead, table: FeatureTable, at_once: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `labelled_by`, so many rows at once; None takes all. A row's output does not depend on others."""
+    if at_once is None or len(table) <= at_once:
+        return labelled_by(model, table)
+    parts = [labelled_by(model, table[start : start + at_once]) for start in range(0, len(table), at_once)]
+    return np.concatenate([label for label, _ in parts]), np.concatenate([proba for _, proba in parts])
+
+
+def predicted(
+    model: FusionHead, table: FeatureTable, y: np.ndarray, fold: Fold, at_once: int | None = None
+) -> Predictions:
     """What a fitted head says of the test rows of a fold; `y` are the labels of all rows."""
-    label, proba = labelled_by(model, table[fold.test])
+    label, proba = labelled_in_parts(model, table[fold.test], at_once)
     return Predictions(
         rows=fold.test,
         fold=np.full(len(fold.test), fold.name),

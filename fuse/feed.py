@@ -27,7 +27,7 @@ def parts_of(inputs: Inputs) -> tuple[Part, ...]:
     return tuple(
         Part(name, inputs.tokens[name].shape[1], int(inputs.tokens[name].lengths.max(initial=1)))
         if name in inputs.tokens
-        else Part(name, inputs.values[name].shape[1])
+        else Part(name, inputs.widths[name])
         for name in inputs.modalities
     )
 
@@ -72,6 +72,40 @@ class Feed:
                 values.append(self._vectors[part.name][rows])
                 present.append(mask)
         return values, present
+
+
+class MappedFeed(Feed):
+    """A feed of rows whose vectors stay on disk: each batch is read when it is taken."""
+
+    def __init__(
+        self, inputs: Inputs, scaler: BlockScaler, parts: Sequence[Part], dtype: torch.dtype, device: str = "cpu"
+    ) -> None:
+        self._inputs, self._how = inputs, (scaler, parts, dtype, device)
+
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of the vectors of a row."""
+        return self._inputs.row_bytes
+
+    def take(
+        self, rows: torch.Tensor | slice, names: Collection[str] | None = None
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """The batch of these rows, as of any feed."""
+        return self.window(rows).take(slice(None), names)
+
+    def window(self, rows: torch.Tensor | slice) -> Feed:
+        """Some of the rows in memory."""
+        return Feed(self._inputs.load(rows if isinstance(rows, slice) else rows.cpu().numpy()), *self._how)
+
+
+def feed_of(
+    inputs: Inputs, scaler: BlockScaler, parts: Sequence[Part], dtype: torch.dtype, device: str = "cpu"
+) -> Feed:
+    """The feed of rows in memory, or of rows whose vectors stay on disk; arguments as `Feed`."""
+    return (Feed if inputs.table is None else MappedFeed)(inputs, scaler, parts, dtype, device)
 
 
 def _vectors(inputs: Inputs, scaler: BlockScaler, dtype: torch.dtype, device: torch.device) -> dict[str, torch.Tensor]:

@@ -21,7 +21,7 @@ from fuse.estimators import (
     softmax,
 )
 from fuse.folds import inner_folds
-from fuse.inputs import BlockScaler, Inputs
+from fuse.inputs import PART_BYTES, BlockScaler, Inputs
 
 if TYPE_CHECKING:
     from fuse.feed import Part
@@ -73,6 +73,10 @@ class GradientHead(FusionHead):
     clip_norm: float | None = None
     device: str = "cpu"
     random_state: Any = None
+
+    out_of_core: ClassVar[bool] = True
+
+    copies: ClassVar[float] = 3.5
 
     trained_at_once: ClassVar[bool] = True
     """Whether one training makes the head, so that `fit_together` can."""
@@ -155,7 +159,7 @@ class GradientHead(FusionHead):
     def _rows(self, inputs: Inputs, parts: Sequence[Part], target: np.ndarray, weight: np.ndarray, seed: int) -> Rows:
         import torch
 
-        from fuse.feed import Feed
+        from fuse.feed import feed_of
         from fuse.training import Rows
 
         held = np.zeros(len(inputs), dtype=bool)
@@ -166,7 +170,7 @@ class GradientHead(FusionHead):
         dtype = torch.float64 if len(inputs) - held.sum() <= self.batch_size else torch.float32
         kind = torch.long if np.issubdtype(target.dtype, np.integer) else dtype
         return Rows(
-            Feed(inputs, self.scaler_, parts, dtype, self.device),
+            feed_of(inputs, self.scaler_, parts, dtype, self.device),
             torch.as_tensor(target, dtype=kind).to(self.device),
             torch.as_tensor(share, dtype=dtype).to(self.device),
             torch.as_tensor(held),
@@ -187,11 +191,12 @@ class GradientHead(FusionHead):
         """Outputs of the network, `(n, K)`."""
         import torch
 
-        from fuse.feed import Feed
+        from fuse.feed import feed_of
         from fuse.training import predict, rebuilt
 
-        feed = Feed(inputs, self.scaler_, self._parts(), torch.float64)
-        return predict(rebuilt(self._model, self.weights_), feed, TOKEN_ROWS if inputs.tokens else VECTOR_ROWS)
+        feed = feed_of(inputs, self.scaler_, self._parts(), torch.float64)
+        at_once = VECTOR_ROWS if inputs.table is None else max(1, PART_BYTES // inputs.row_bytes)
+        return predict(rebuilt(self._model, self.weights_), feed, TOKEN_ROWS if inputs.tokens else at_once)
 
     def _check_parameters(self) -> None:
         require_positive(self, "learning_rate")

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_consistent_length, validate_data
+from sklearn.utils.validation import assert_all_finite, check_consistent_length, column_or_1d, validate_data
 
-from cache import FeatureTable, Ragged, UsageError, digest, listing
+from cache import DataError, FeatureTable, Ragged, UsageError, digest, listing
 from fuse.memo import Memo
+from fuse.moments import Moments
 
 T = TypeVar("T")
 
@@ -21,6 +22,9 @@ ANONYMOUS = "all"
 """Name of the only block of an array that is given without `blocks`."""
 
 ROWS_AT_ONCE = 4096
+
+PART_BYTES = 2**22
+"""Rows that stay on disk are read so much at a time: what is computed from a part finds it in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,8 @@ class Inputs:
     Rows without it hold numbers that no head may use. `tokens[m]` holds the vectors of a modality
     that is read token by token, in place of `values[m]`. `groups`, `int64 (n,)`, numbers rows that
     must not be parted when a head holds rows out; None parts all but rows of equal content. `memo`
-    keeps what several heads compute from these rows; None computes all anew.
+    keeps what several heads compute from these rows; None computes all anew. `table` holds the vectors of
+    all modalities on disk, in place of `values`, for heads that work out of core.
     """
 
     values: Mapping[str, np.ndarray]
@@ -39,6 +44,7 @@ class Inputs:
     tokens: Mapping[str, Ragged] = field(default_factory=dict)
     groups: np.ndarray | None = None
     memo: Memo | None = field(default=None, repr=False, compare=False)
+    table: FeatureTable | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.masks.values())))
@@ -56,10 +62,42 @@ class Inputs:
         """`bool (n,)`: which rows have any modality."""
         return np.any(list(self.masks.values()), axis=0)
 
+    @property
+    def widths(self) -> dict[str, int]:
+        """Number of columns of each modality of vectors."""
+        if self.table is not None:
+            return {name: part.stop - part.start for name, part in self.table.blocks.items()}
+        return {name: values.shape[1] for name, values in self.values.items()}
+
     def columns(self) -> dict[str, slice]:
         """Columns of each modality of vectors once all stand side by side in this order."""
-        stops = np.cumsum([values.shape[1] for values in self.values.values()]).tolist()
-        return {name: slice(start, stop) for name, start, stop in zip(self.values, [0, *stops], stops, strict=False)}
+        stops = np.cumsum(list(self.widths.values())).tolist()
+        return {name: slice(start, stop) for name, start, stop in zip(self.widths, [0, *stops], stops, strict=False)}
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of the vectors of a row as heads take them."""
+        if self.table is not None:
+            return self.table.shape[1] * float_of(self.table.dtype).itemsize
+        return sum(values.shape[1] * values.itemsize for values in self.values.values())
+
+    def load(self, rows: np.ndarray | slice) -> Inputs:
+        """The chosen rows of vectors that stay on disk, in memory; without groups."""
+        if self.table is None:
+            raise TypeError("these rows are in memory already")
+        part = self.table[rows]
+        values = {name: part.block(name).astype(float_of(self.table.dtype), copy=False) for name in part.modalities}
+        return Inputs(values, {name: mask[rows] for name, mask in self.masks.items()})
+
+    def parts(self) -> Iterator[tuple[slice, Inputs]]:
+        """All rows in memory, part by part where they stay on disk, and which they are."""
+        if self.table is None:
+            yield slice(0, len(self)), self
+            return
+        step = max(1, PART_BYTES // self.row_bytes)
+        for start in range(0, len(self), step):
+            rows = slice(start, min(start + step, len(self)))
+            yield rows, self.load(rows)
 
     def once(self, key: tuple[Hashable, ...], arrays: Sequence[np.ndarray], make: Callable[[], T]) -> T:
         """What `make` computes from these rows, the parameters in `key` and the content of `arrays`.
@@ -83,6 +121,7 @@ class Inputs:
             {name: tokens.take(rows) for name, tokens in self.tokens.items()},
             None if self.groups is None else self.groups[rows],
             self._part((rows.dtype.kind, digest(rows.tobytes()))),
+            None if self.table is None else self.table[rows],
         )
 
     def only(self, names: Sequence[str]) -> Inputs:
@@ -93,6 +132,7 @@ class Inputs:
             {name: self.tokens[name] for name in names if name in self.tokens},
             self.groups,
             self.memo,
+            None if self.table is None else self.table.select(names),
         )
 
     def without(self, hidden: Sequence[str]) -> Inputs:
@@ -100,7 +140,7 @@ class Inputs:
         masks = {name: mask & (name not in hidden) for name, mask in self.masks.items()}
         none = np.zeros(len(self) + 1, dtype=np.int64)
         tokens = {name: Ragged(one.values[:0], none) if name in hidden else one for name, one in self.tokens.items()}
-        return Inputs(self.values, masks, tokens, self.groups, self._part(("without", *sorted(hidden))))
+        return Inputs(self.values, masks, tokens, self.groups, self._part(("without", *sorted(hidden))), self.table)
 
     def row_groups(self) -> np.ndarray:
         """`groups`, or numbers that rows of equal content share, `int64 (n,)`."""
@@ -137,7 +177,7 @@ def read_inputs(
         UsageError: `blocks` do not fit the columns.
     """
     if isinstance(X, Inputs):
-        return _given(estimator, X, reset), None if y is None else np.asarray(y)
+        return _given(estimator, X, reset), None if y is None else _labels(X, y, numeric)
     table = X if isinstance(X, FeatureTable) else None
     blocks = estimator.blocks if reset else estimator.blocks_
     if table is not None:
@@ -168,8 +208,34 @@ def _given(estimator: Any, inputs: Inputs, reset: bool) -> Inputs:
         _check_widths(inputs.columns(), estimator.blocks_)
         return inputs
     estimator.blocks_ = inputs.columns()
-    estimator.n_features_in_ = sum(values.shape[1] for values in inputs.values.values())
+    estimator.n_features_in_ = sum(inputs.widths.values())
     return inputs
+
+
+def _labels(inputs: Inputs, y: Any, numeric: bool) -> np.ndarray:
+    """Labels of rows that were checked before; those of rows on disk are looked at as sklearn does for arrays."""
+    if inputs.table is None:
+        return np.asarray(y)
+    check_consistent_length(inputs, y)
+    y = column_or_1d(y, warn=True)
+    y = y.astype(np.float64) if numeric else y
+    assert_all_finite(y, input_name="y")
+    return y
+
+
+def out_of_core(table: FeatureTable) -> Inputs:
+    """The rows of a table as `fit` and `predict` take them where the vectors are to stay on disk.
+
+    Heads whose `out_of_core` is True read them part by part, for which they need no more memory for a million
+    rows than for some thousand; see docs/large.md.
+    """
+    groups = _numbered(table.groups)
+    return Inputs({}, table.masks, groups=groups, table=table)
+
+
+def float_of(dtype: np.dtype) -> np.dtype:
+    """The type in which heads take vectors: what is neither float32 nor float64 becomes float64."""
+    return dtype if dtype in (np.float32, np.float64) else np.dtype(np.float64)
 
 
 def _numbered(groups: np.ndarray) -> np.ndarray:
@@ -243,7 +309,7 @@ class BlockScaler(BaseEstimator):
 
     def fit(self, inputs: Inputs, weight: np.ndarray) -> BlockScaler:
         """Learns means and scales. `weight` has shape `(n,)`."""
-        moments = []
+        moments = [] if inputs.table is None else _of_disk(inputs, weight)
         for name, values in inputs.values.items():
             mask = inputs.masks[name] & (weight > 0)
             moments.append(inputs.once(("moments", name), [weight], partial(_of_shown, values, mask, weight)))
@@ -281,10 +347,34 @@ def _moments(rows: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarr
     parts = [slice(start, start + ROWS_AT_ONCE) for start in range(0, len(rows), ROWS_AT_ONCE)]
     mean = np.sum([share[part] @ rows[part].astype(np.float64) for part in parts], axis=0)
     variance = np.sum([share[part] @ (rows[part].astype(np.float64) - mean) ** 2 for part in parts], axis=0)
+    return mean, _scale(mean, variance)
+
+
+def _of_disk(inputs: Inputs, weight: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """What `_of_shown` finds for each modality of rows that stay on disk, in one pass over them."""
+    found = {name: Moments(width) for name, width in inputs.widths.items()}
+    for rows, part in inputs.parts():
+        for name, values in part.values.items():
+            shown = part.masks[name] & (weight[rows] > 0)
+            kept = values if shown.all() else values[shown]
+            if not np.isfinite(kept).all():
+                raise DataError(f"the {name} vectors hold NaN or infinity; `cache verify` finds what is damaged")
+            found[name].add(kept, weight[rows][shown])
+    return [
+        (one.mean, _scale(one.mean, one.variance))
+        if one.mass
+        else (one.mean, np.full(len(one.mean), np.sqrt(len(one.mean))))
+        for one in found.values()
+    ]
+
+
+def _scale(mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """Deviation times the root of the number of columns, `(D,)`."""
     deviation = np.sqrt(variance)
     # A constant column has a deviation of rounding noise; it carries nothing, leave it near 0.
     deviation[deviation <= 1e-7 * np.abs(mean)] = 1.0
-    return mean, deviation * np.sqrt(columns)
+    scaled: np.ndarray = deviation * np.sqrt(len(mean))
+    return scaled
 
 
 def require_modalities(inputs: Inputs, wanted: Sequence[str]) -> None:

@@ -30,9 +30,10 @@ from fuse.bundle import RUN_SCHEMA
 from fuse.bundle import load as load_bundle
 from fuse.bundle import save as save_bundle
 from fuse.estimators import FusionHead
-from fuse.evaluate import Evaluation, evaluate, labelled_by, task_for
+from fuse.evaluate import Evaluation, evaluate, labelled_in_parts, task_for
 from fuse.leaks import refuse_tuned, without_tuned
-from fuse.registry import make_classifier, make_regressor, modalities_of
+from fuse.memory import Planned, part_rows, plan_fit, rows_at_once
+from fuse.registry import make_classifier, make_regressor
 from fuse.report.files import write_judged, write_predictions
 from fuse.splits import Protocol, protocol_for
 from fuse.task import CLASSIFICATION, task_of
@@ -78,7 +79,7 @@ class Judged:
 
 
 def run_head(
-    data: DataSet,
+    data: DataSet | Planned,
     head: str,
     params: Mapping[str, Any] | None = None,
     *,
@@ -90,7 +91,8 @@ def run_head(
     """Judges one head on the labelled rows of a data set.
 
     Args:
-        data: features; rows without a label are left out.
+        data: features; rows without a label are left out. Whether vectors stay on disk goes by the memory that is
+            found, unless `plan_fit` was asked.
         head: a name of `HEADS`.
         params: parameters of the head.
         task: classification or regression; None goes by the labels, see `task_of`.
@@ -100,14 +102,17 @@ def run_head(
     Raises:
         DataError: no labelled rows, or labels and splits that do not fit, see `protocol_for`.
         UsageError: unknown head or parameters.
+        TooLarge: see `plan_fit`.
     """
-    labelled: DataSet = data[data.labelled]
+    planned = data if isinstance(data, Planned) else plan_fit(data, head, params)
+    labelled: DataSet = planned.data[planned.data.labelled]
     task = task_of(tables_of(labelled)[0].y, task)
     chosen = head_for(head, task, params or {}, seed)
     protocol = protocol_for(labelled, folds, seed, task)
     refuse_tuned(labelled, protocol.judged)
     protocol = without_tuned(labelled, protocol)
-    return evaluate(chosen, labelled, protocol, progress), protocol
+    at_once = part_rows(tables_of(labelled)[0]) if planned.out_of_core else None
+    return evaluate(chosen, labelled, protocol, progress, planned.out_of_core, at_once), protocol
 
 
 def head_for(name: str, task: str, params: Mapping[str, Any], seed: int) -> FusionHead:
@@ -124,7 +129,7 @@ def head_for(name: str, task: str, params: Mapping[str, Any], seed: int) -> Fusi
 
 
 def judge(
-    data: DataSet,
+    data: DataSet | Planned,
     head: str,
     params: Mapping[str, Any] | None = None,
     *,
@@ -147,23 +152,32 @@ def judge(
     """
     if out is not None:
         check_free(out)
-    data = data.select(modalities_of(head, params or {}, data.modalities))
-    evaluation, protocol = run_head(data, head, params, task=task, seed=seed, folds=folds, progress=progress)
+    planned = data if isinstance(data, Planned) else plan_fit(data, head, params)
+    evaluation, protocol = run_head(planned, head, params, task=task, seed=seed, folds=folds, progress=progress)
+    data = planned.data
     folder = out or new_folder(f"{data.name}-{head}")
     settings = {"head": head, "params": dict(params or {}), "seed": seed, "folds": folds, "store": str(store)}
     settings["task"] = task_for(evaluation.model)
+    if planned.out_of_core:
+        settings["out_of_core"] = {"needed_bytes": planned.needed, "memory_bytes": round(planned.room.bytes)}
     metrics = write_run(folder, data, evaluation, protocol, settings)
     return Judged(folder, evaluation, protocol, metrics)
 
 
-def predict(model: FusionHead, table: FeatureTable, output: Path) -> dict[str, Any]:
+def predict(model: FusionHead, table: FeatureTable, output: Path, memory: float | None = None) -> dict[str, Any]:
     """Writes `id, label, p_<class>...` for each row, in regression `id, label`.
+
+    Args:
+        model: a fitted head.
+        table: the rows.
+        output: the file.
+        memory: bytes that may be taken; None takes what is found. Rows that do not fit are predicted in parts.
 
     Returns:
         `rows`, and what the labels are: `labels`, how many rows got each, or `mean`, `least` and
         `largest` of the numbers (None without rows).
     """
-    labels, proba = labelled_by(model, table)
+    labels, proba = labelled_in_parts(model, table, rows_at_once(model, table, memory))
     classes = [str(one) for one in getattr(model, "classes_", ())]
     write_predictions(output, table.ids, labels, proba, classes)
     if classes:
@@ -203,6 +217,7 @@ def write_run(
         "head": settings["head"],
         "modalities": list(table.modalities),
         "seed": settings["seed"],
+        **({"out_of_core": True} if "out_of_core" in settings else {}),
     }
     write_json(folder / "metrics.json", metrics)
     write_judged(folder / "predictions.csv", table[table.labelled].ids, evaluation.predictions)

@@ -29,6 +29,8 @@ class TokenHead(GradientHead):
             `T * token_dim` columns is T tokens end to end; tokens of zeros at the end are padding.
     """
 
+    out_of_core: ClassVar[bool] = False
+
     aligned: ClassVar[bool] = False
     """Whether token t of each modality must belong to token t of the first."""
     one_is_enough: ClassVar[bool] = False

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fuse.feed import Feed, as_arrays
+from fuse.feed import Feed, MappedFeed, as_arrays
 from fuse.networks.model import Model, Present, Term, Values
 
 MIN_STEPS = 400
@@ -19,6 +19,11 @@ MIN_STEPS = 400
 
 SIDE_BY_SIDE = 2**20
 """Models are trained side by side that have no more weights than this in all: larger ones gain nothing but memory."""
+
+BLOCK_BYTES, WINDOW_BLOCKS = 2**17, 256
+"""Rows that stay on disk are read in blocks of this size, in an order drawn anew for each pass, and so many blocks
+are mixed row by row: 32 MB. Single rows would be one read each on a cold disk; blocks are long enough for any disk,
+and a batch takes its rows from so many places that rows in the order of their classes do no harm."""
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Losses `(n,)` of outputs `(n, K)` for targets `(n,)`."""
@@ -65,6 +70,29 @@ class Rows:
         """Some of the rows."""
         values, present = self.feed.take(rows)
         return Batch(values, present, self.target[rows], self.weight[rows])
+
+    def mixed(self, kept: Tensor, size: int, draw: torch.Generator) -> Iterator[Batch]:
+        """Batches of some rows, each row once, in an order that is drawn."""
+        if not isinstance(self.feed, MappedFeed):
+            for part in kept[torch.randperm(len(kept), generator=draw)].split(size):
+                yield self.take(part)
+            return
+        for rows in _windows(kept, self.feed.row_bytes, size, draw):
+            window = Rows(self.feed.window(rows), self.target[rows], self.weight[rows], self.held[rows])
+            for part in torch.randperm(len(rows), generator=draw).split(size):
+                yield window.take(part)
+            del window  # before the next one is read
+
+
+def _windows(kept: Tensor, row_bytes: int, size: int, draw: torch.Generator) -> Iterator[Tensor]:
+    """Row numbers of window after window, each of random blocks of rows that follow each other."""
+    block = max(1, BLOCK_BYTES // row_bytes)
+    starts = torch.arange(0, len(kept), block)
+    order = starts[torch.randperm(len(starts), generator=draw)][:, None] + torch.arange(block)
+    order = order.flatten()
+    # Whole batches, so that a pass has as many steps as one in memory.
+    for rows in kept[order[order < len(kept)]].split(-(-WINDOW_BLOCKS * block // size) * size):
+        yield rows.sort().values
 
 
 @dataclass(frozen=True)
@@ -168,7 +196,7 @@ class _Training:
         batches, going = self._batches(), self._learners
         for start, end in zip([0, *self._ends], self._ends, strict=False):
             for _ in range(start, end):
-                batch = self._rows.take(next(batches))
+                batch = next(batches)
                 torch.stack([one.loss(batch) for one in going]).sum().backward()
                 for one in going:
                     one.step()
@@ -177,14 +205,14 @@ class _Training:
                 break
         return [one.trained() for one in self._learners]
 
-    def _batches(self) -> Iterator[Tensor]:
+    def _batches(self) -> Iterator[Batch]:
         """Pass after pass, without end."""
         draw = torch.Generator().manual_seed(self._seed)  # its own: what models draw does not change the order
         while True:
             if len(self._kept) <= self._size:
-                yield self._kept
+                yield self._rows.take(self._kept)
             else:
-                yield from self._kept[torch.randperm(len(self._kept), generator=draw)].split(self._size)
+                yield from self._rows.mixed(self._kept, self._size, draw)
 
 
 class _Learner:

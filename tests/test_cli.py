@@ -130,6 +130,15 @@ def test_a_head_runs_by_its_name(run: Run, extracted: Path, head: str) -> None:
     assert (extracted / "run" / "run.json").exists()
 
 
+def test_vectors_that_do_not_fit_stay_on_disk_and_it_is_said(run: Run, extracted: Path) -> None:
+    inside, outside = (run("fuse", "--head", "logreg", "--memory", size, "--json") for size in ("9GB", "1kB"))
+    assert (inside.code, outside.code) == (0, 0), inside.err + outside.err
+    assert "there are 1 kB (what was said by --memory); vectors stay on disk" in outside.err
+    assert "vectors stay on disk" not in inside.err
+    assert outside.json["out_of_core"] is True
+    assert outside.json["accuracy"] == pytest.approx(inside.json["accuracy"], abs=0.03)
+
+
 @pytest.mark.slow
 def test_every_head_goes_from_tokens_to_new_labels(
     run: Run, posts: Path, models: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -186,6 +195,8 @@ def test_user_errors_are_one_message_without_a_traceback(run: Run, extracted: Pa
         (["fuse", "--head", "logreg", "--set", "C=-1"], 1, "C must be"),
         (["fuse", "--head", "logreg", "--set", "D=1"], 1, "no parameter D"),
         (["fuse", "--head", "logreg", "--folds", "30"], 1, "lower --folds"),
+        (["fuse", "--head", "logreg", "--memory", "lots"], 1, "write it as 500MB"),
+        (["fuse", "--head", "kernel", "--memory", "1kB"], 1, "needs all vectors in memory"),
         (["predict", "--run", "gone", "posts"], 1, "no finished run"),
         (["cache", "list", "--store", "elsewhere"], 1, "elsewhere"),
         (["fuse"], 2, "--head"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -12,6 +13,7 @@ from cache import UsageError
 from fuse.estimators import FusionClassifier, FusionHead, FusionRegressor, require_positive, softmax
 from fuse.inputs import ANONYMOUS, BlockScaler, Inputs, require_modalities
 from fuse.scores import ScoreClassifier
+from fuse.streaming import ScaledRows, StreamedLogistic, StreamedRidge
 
 Strength = float | Mapping[str, float]
 
@@ -23,12 +25,17 @@ class LinearHead(FusionHead):
     Learned: `coef_`, `(outputs, D)` and `intercept_`, `(outputs,)`, for `z`; `scaler_`.
     """
 
+    out_of_core: ClassVar[bool] = True
+
+    copies: ClassVar[float] = 4.0
+
     def _scaled(self, inputs: Inputs, weight: np.ndarray) -> np.ndarray:
         self.scaler_ = BlockScaler().fit(inputs, weight)
         return self.scaler_.transform(inputs)
 
     def _linear(self, inputs: Inputs) -> np.ndarray:
-        return self.scaler_.transform(inputs) @ self.coef_.T + self.intercept_
+        found = [self.scaler_.transform(part) @ self.coef_.T + self.intercept_ for _, part in inputs.parts()]
+        return np.concatenate(found)
 
 
 def block_factors(head: FusionHead, name: str, inputs: Inputs) -> np.ndarray:
@@ -47,7 +54,7 @@ def block_factors(head: FusionHead, name: str, inputs: Inputs) -> np.ndarray:
             f"{type(head).__name__}: {name} must be a number above 0, or map each of {', '.join(inputs.modalities)} to "
             f"one; got {getattr(head, name)!r}"
         )
-    return np.concatenate([np.full(values.shape[1], given[m] ** 0.5) for m, values in inputs.values.items()])
+    return np.concatenate([np.full(width, given[m] ** 0.5) for m, width in inputs.widths.items()])
 
 
 @dataclass(eq=False, repr=False)
@@ -82,9 +89,14 @@ class ConcatLogisticClassifier(LinearHead, FusionClassifier):
     def _fitted(
         self, inputs: Inputs, target: np.ndarray, weight: np.ndarray, factors: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, int]:
-        scaled = self.scaler_.transform(inputs)
-        scaled *= factors.astype(scaled.dtype)
-        model = LogisticRegression(solver="newton-cg", max_iter=self.max_iter, tol=self.tol)
+        scaled: np.ndarray | ScaledRows
+        if inputs.table is None:
+            scaled = self.scaler_.transform(inputs)
+            scaled *= factors.astype(scaled.dtype)
+            model: Any = LogisticRegression(solver="newton-cg", max_iter=self.max_iter, tol=self.tol)
+        else:
+            scaled = ScaledRows(inputs, self.scaler_, factors)
+            model = StreamedLogistic(self.max_iter, self.tol)
         coef, intercept = _fit_softmax(model, scaled, target, weight, len(self.classes_))
         return coef * factors, intercept, int(np.max(getattr(model, "n_iter_", 1)))
 
@@ -100,6 +112,8 @@ class RidgeClassifier(LinearHead, ScoreClassifier):
         alpha: strength of the penalty, or one by modality.
         class_weight, blocks: as in `FusionClassifier`.
     """
+
+    copies: ClassVar[float] = 8.0
 
     alpha: Strength = 1.0
 
@@ -119,6 +133,8 @@ class RidgeRegressor(LinearHead, FusionRegressor):
         blocks: as in `FusionHead`.
     """
 
+    copies: ClassVar[float] = 8.0
+
     alpha: Strength = 1.0
 
     def _fit_head(self, inputs: Inputs, target: np.ndarray, weight: np.ndarray) -> None:
@@ -133,7 +149,11 @@ def _fit_ridge(head: LinearHead, inputs: Inputs, targets: np.ndarray, weight: np
     head.scaler_ = BlockScaler().fit(inputs, weight)
 
     def fitted() -> tuple[np.ndarray, np.ndarray]:
-        model = Ridge(alpha=1.0).fit(head.scaler_.transform(inputs) * factors, targets, sample_weight=weight)
+        model: Any
+        if inputs.table is None:
+            model = Ridge(alpha=1.0).fit(head.scaler_.transform(inputs) * factors, targets, sample_weight=weight)
+        else:
+            model = StreamedRidge().fit(ScaledRows(inputs, head.scaler_, factors), targets, weight)
         return np.atleast_2d(model.coef_) * factors, np.atleast_1d(model.intercept_)
 
     head.coef_, head.intercept_ = inputs.once(("ridge", *inputs.modalities), [targets, weight, factors], fitted)
@@ -186,7 +206,7 @@ class UnimodalRegressor(Unimodal, RidgeRegressor):
 
 
 def _fit_softmax(
-    model: LogisticRegression, X: np.ndarray, target: np.ndarray, weight: np.ndarray, n_classes: int
+    model: Any, X: np.ndarray | ScaledRows, target: np.ndarray, weight: np.ndarray, n_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Coefficients `(K, D)` and intercepts `(K,)` over all classes.
 

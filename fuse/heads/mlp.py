@@ -88,6 +88,8 @@ class GradientBlending(GradientHead):
 
     trained_at_once: ClassVar[bool] = False
 
+    copies: ClassVar[float] = 6.0
+
     hidden: int = 64
 
     def _network(self, parts: Sequence[Part]) -> Network:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from scipy.optimize import minimize
@@ -30,6 +31,8 @@ class LinearSVM(LinearHead):
         tol: the norm of the gradient at which they stop, a row.
         Others: as in `FusionHead`.
     """
+
+    out_of_core: ClassVar[bool] = False
 
     C: Strength = 1.0
     max_iter: int = 1000

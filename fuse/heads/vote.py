@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from scipy.optimize import minimize
@@ -33,6 +34,8 @@ class LateHead(FusionHead):
 
     Learned: `estimators_`, one a modality.
     """
+
+    out_of_core: ClassVar[bool] = True
 
     @abstractmethod
     def _voter(self, modality: str) -> Unimodal:

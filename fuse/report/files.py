@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ def write_predictions(
         proba: shape `(n, K)`.
         classes: K labels in the order of the columns.
     """
-    rows = [[id_, _label(name), *_numbers(p)] for id_, name, p in zip(ids, label, proba, strict=True)]
+    rows = ([id_, _label(name), *_numbers(p)] for id_, name, p in zip(ids, label, proba, strict=True))
     _write(path, ["id", "label", *probability_columns(classes)], rows)
 
 
@@ -38,7 +38,7 @@ def write_judged(path: Path, ids: np.ndarray, predictions: Predictions) -> None:
     columns = zip(
         ids[predictions.rows], predictions.label, predictions.proba, predictions.true, predictions.fold, strict=True
     )
-    rows = [[id_, _label(label), *_numbers(proba), _label(true), fold] for id_, label, proba, true, fold in columns]
+    rows = ([id_, _label(label), *_numbers(proba), _label(true), fold] for id_, label, proba, true, fold in columns)
     _write(path, ["id", "label", *probability_columns(predictions.classes), "true", "fold"], rows)
 
 
@@ -50,7 +50,7 @@ def _numbers(proba: np.ndarray) -> list[str]:
     return [f"{value:.6f}" for value in proba]
 
 
-def _write(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
