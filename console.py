@@ -114,9 +114,6 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 task_option = click.option(
     "--task", type=click.Choice(["classification", "regression"]), help="What labels are; by default as they look."
 )
-memory_option = click.option(
-    "--memory", help="Most that the fit may take, such as 2GB; what is free and allowed by default."
-)
 modalities_option = click.option("--modalities", help="Such as text,image; all that the data has by default.")
 data_options = grouped(
     click.option(

@@ -23,7 +23,6 @@ from console import (
     how_to_run,
     json_option,
     making_options,
-    memory_option,
     modalities_option,
     parse_assignments,
     parse_modalities,
@@ -148,7 +147,7 @@ def check(data: str, out: Path | None, as_json: bool, **options: Any) -> None:
 @task_option
 @click.option("--seed", default=0, show_default=True, help="Of the folds and of initial weights.")
 @click.option("--folds", default=5, show_default=True, help="Used where the data gives no splits.")
-@memory_option
+@click.option("--memory", help="Most that the fit may take, such as 2GB; what is free and allowed by default.")
 @json_option
 def fuse(head: str, store: Path, name: str | None, modalities: str | None, as_json: bool, **options: Any) -> None:
     """Train one head on cached features, judge it on rows that it did not see, and save it."""
