@@ -51,7 +51,7 @@ BATCHES_A_BUNDLE = 16
 BUNDLE_BYTES = 48 * 2**20
 """Inputs that travel together end at so many bytes, however few batches they are."""
 BUNDLES_A_SEGMENT = 8
-"""A segment is written once so many were encoded, whoever did it."""
+"""A segment is written once so many were encoded, whoever did it. What Ray hands on has a price by the piece."""
 CONNECT_SECONDS = 10.0
 PREPARE_CPUS, WRITE_CPUS = 0.5, 0.25
 ENCODING_SHARE = 0.75
@@ -373,20 +373,23 @@ def _column(values: Sequence[Any]) -> np.ndarray:
 
 
 def _written(wanted: Wanted, run: int, rows: Mapping[str, Any]) -> dict[str, Any]:
-    """One durable segment an encoder, and what became of each batch."""
-    found: dict[str, list[tuple[Outcome, dict[str, Values], Bundle]]] = {}
+    """One durable segment an encoder, and what became of its items."""
+    told: dict[str, Outcome] = {}
+    held: dict[str, list[dict[str, Values]]] = {}
+    made_by: Mapping[str, Any] = {}
     for bundle in rows["bundle"]:
-        for number, (task, packed, vectors) in enumerate(zip(bundle.tasks, bundle.inputs, bundle.vectors, strict=True)):
+        made_by = bundle.made_by
+        for task, packed, vectors in zip(bundle.tasks, bundle.inputs, bundle.vectors, strict=True):
             outcome, outputs = checked_batch(wanted.encoders[task.modality][1], task, packed.inputs(), vectors)
-            outcome.truncated = 0 if number else bundle.truncated
-            found.setdefault(task.modality, []).append((outcome, outputs, bundle))
-    for lane, made in found.items():
-        full = [(outcome.encoded, outputs) for outcome, outputs, _ in made if outcome.encoded]
-        if full:
-            _, key = wanted.encoders[lane]
-            items = [item for encoded, _ in full for item in encoded]
-            joined = {name: join_items([outputs[name] for _, outputs in full]) for name in full[0][1]}
-            store = FeatureStore(wanted.store).encoder(key.digest)
-            writer = SegmentWriter(store, list(outputs_of(key.fields)), made[0][2].made_by)
-            writer.write(items, joined, f"{run:016x}-{digest(*items)[:8]}")
-    return {"outcome": _column([outcome for made in found.values() for outcome, _, _ in made])}
+            one = told.setdefault(task.modality, Outcome(task.modality))
+            one.encoded += outcome.encoded
+            one.failed |= outcome.failed
+            if outcome.encoded:
+                held.setdefault(task.modality, []).append(outputs)
+        told[bundle.tasks[0].modality].truncated += bundle.truncated
+    for lane, parts in held.items():
+        _, key = wanted.encoders[lane]
+        joined = {name: join_items([part[name] for part in parts]) for name in parts[0]}
+        writer = SegmentWriter(FeatureStore(wanted.store).encoder(key.digest), list(outputs_of(key.fields)), made_by)
+        writer.write(told[lane].encoded, joined, f"{run:016x}-{digest(*told[lane].encoded)[:8]}")
+    return {"outcome": _column([*told.values()])}
