@@ -162,8 +162,8 @@ def report(found: dict[str, list[dict[str, Any]]], rows: int) -> tuple[dict[str,
     lines = [
         *target_lines(targets),
         "",
-        f"{rows} texts in {shards} shards, a BERT of two layers and 32 columns, one worker of one thread; medians of "
-        f"{rounds} interleaved rounds.",
+        f"{rows} texts in {shards} shards, a BERT of two layers and 32 columns, one worker of one thread; rounds by "
+        f"turns: {rounds}, of which the medians are shown.",
         "",
         "| seconds | local | ray |",
         "|---|---|---|",

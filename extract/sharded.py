@@ -1,4 +1,4 @@
-"""Stage one on a data set in shards: of all rows at once only keys are in memory, some 60 bytes a row and modality."""
+"""Stage one on a data set in shards: of all rows at once only keys are in memory (docs/scale.md says how many bytes)."""
 
 from __future__ import annotations
 

@@ -66,6 +66,7 @@ def test_from_posts_to_labels_by_way_of_a_bucket(run: Run, extracted: Path, buck
     assert {Path(name).suffix for name in bucket.names()} == {".json", ".h5", ".plan"}
 
 
+@pytest.mark.slow
 def test_the_store_is_looked_after_by_its_address(run: Run, extracted: Path, merged: str, bucket: Bucket) -> None:
     assert f"store {merged}: data sets 1" in run("cache", "list", "--store", merged).out
     assert "100 % done" in run("cache", "status", "--store", merged).out

@@ -68,7 +68,7 @@ def test_one_shard_gives_the_very_store_of_the_whole(bench, rows, whole):
     assert verify_store(FeatureStore(bench.store)).findings == []
 
 
-@pytest.mark.parametrize("size", [1, 4, 9])
+@pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(9, marks=pytest.mark.slow)])
 def test_shards_give_the_rows_of_the_whole_and_encode_nothing_twice(bench, rows, whole, encoded, size: int):
     done = in_shards(bench, rows, size).done
     found = table_of(bench, "posts")
@@ -224,6 +224,7 @@ def test_another_data_set_of_the_same_name_is_said(bench, rows, tmp_path: Path):
     assert len(read_view(FeatureStore(bench.store), "posts")) == 2
 
 
+@pytest.mark.slow
 def test_a_bucket_gets_what_a_folder_gets(bench, rows, whole, bucket):
     bench.store = f"{bucket.url}/features"
     first = in_shards(bench, rows, 9).done
