@@ -1,4 +1,4 @@
-"""Stage one on a data set in shards: of all rows at once only keys are in memory (docs/scale.md says how many bytes)."""
+"""Stage one on a data set in shards: of all rows at once only keys are in memory; docs/scale.md says how many bytes."""
 
 from __future__ import annotations
 
