@@ -12,7 +12,6 @@ from console import (
     device_options,
     json_option,
     modalities_option,
-    parse_age,
     parse_modalities,
     store_option,
     with_bars,
@@ -129,3 +128,16 @@ def cache_merge(other: Path, store: Path, as_json: bool) -> None:
     result = with_bars(lambda bars: merge_stores(FeatureStore(store), FeatureStore(other), bars))
     line = "{items} items, {bytes} bytes, data sets {data_sets}".format(**result)
     finish(as_json, result, [f"{other} -> {store}: {line}"])
+
+
+def parse_age(value: str) -> float:
+    """`7d`, `12h`, `30m` or `0` in seconds."""
+    units = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+    number, unit = (value[:-1], value[-1]) if value[-1:] in units else (value, "d")
+    try:
+        seconds = float(number) * units[unit]
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise click.UsageError(f"--older-than takes a time such as 7d, 12h or 30m, got {value!r}")
+    return seconds

@@ -387,16 +387,3 @@ def with_bars(work: Callable[[Bars], Any]) -> Any:
         return work(bars)
     finally:
         bars.close()
-
-
-def parse_age(value: str) -> float:
-    """`7d`, `12h`, `30m` or `0` in seconds."""
-    units = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
-    number, unit = (value[:-1], value[-1]) if value[-1:] in units else (value, "d")
-    try:
-        seconds = float(number) * units[unit]
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise click.UsageError(f"--older-than takes a time such as 7d, 12h or 30m, got {value!r}")
-    return seconds

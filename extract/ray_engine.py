@@ -172,10 +172,10 @@ class RayEngine:
 
     def _rows(self, rows: list[dict[str, Any]]) -> Any:
         """A data set of Ray with a block a row."""
-        context = self._ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.target_max_block_size = 1  # or what a task gives piece by piece waits for its end in one block
-        return self._ray.data.from_items(rows, override_num_blocks=len(rows))
+        data = self._ray.data.from_items(rows, override_num_blocks=len(rows))
+        data.context.enable_progress_bars = False  # its own, and not that of all data sets of this process
+        data.context.target_max_block_size = 1  # or what a task gives piece by piece waits for its end in one block
+        return data
 
     def _stream(self, data: Any) -> Iterator[dict[str, Any]]:
         rows = iter(data.iter_rows())
