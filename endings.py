@@ -64,9 +64,10 @@ class Failures:
         """The same for people."""
         lists = f", listed in {', '.join(map(str, self.lists))}" if self.lists else ""
         before = f"; {self.before}" if self.before else ""
+        what = self.what.removesuffix("s") if self.count == 1 else self.what
         return [
             *(f"failed: {one}" for one in self.shown),
-            f"{self.count} {self.what} failed{lists}{before}; to try again:",
+            f"{self.count} {what} failed{lists}{before}; to try again:",
             f"  {self.retry}",
         ]
 

@@ -118,7 +118,7 @@ def test_damage_in_the_store_ends_with_what_to_do(typed: Run, extracted: Path) -
     done = typed("cache", "verify", "--json")
     assert done.code == 1
     assert str(segment.name) in done.err
-    assert "1 files failed; run the extract of each data set" in done.err
+    assert "1 file failed; run the extract of each data set" in done.err
     assert done.json["failures"]["retry"] == "pipeline.py cache verify --json"
     assert typed("cache", "compact").code in (0, 3)
 
@@ -163,6 +163,6 @@ def test_ids_labels_and_errors_are_printed_without_escapes(run: Run, tmp_path: P
 def test_failures_without_a_list_are_lines_all_the_same() -> None:
     assert Failures(1, "files", ["a: b"], [], "pipeline.py cache verify").lines() == [
         "failed: a: b",
-        "1 files failed; to try again:",
+        "1 file failed; to try again:",
         "  pipeline.py cache verify",
     ]
