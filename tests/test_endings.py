@@ -50,7 +50,7 @@ def test_extract_says_how_many_where_and_how_to_try_again(typed: Run, posts: Pat
     assert done.out.splitlines()[-1].strip() == command
     (posts / "data" / "5.jpg").write_bytes(good)
     repeated = again(typed, done)
-    assert "1 samples failed" in repeated.out
+    assert "1 sample failed" in repeated.out
     assert repeated.out.splitlines()[-1].strip() == command  # not a second --retry-failed
     (posts / "data" / "7.jpg").write_bytes(good)
     assert again(typed, done).code == 0
