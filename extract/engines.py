@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cache import DataError, FeatureStore, FeatureWriter, Progress, silent, unpack_items
+from cache import DataError, FeatureStore, FeatureWriter, Progress, UsageError, silent, unpack_items
 from extract.chosen import Chooser, Chosen
 from extract.clock import Clock
 from extract.datasets.shards import Shard
@@ -67,9 +67,15 @@ class Engine(Protocol):
 
 
 class Local:
-    """This process: a shard after another, each by the crew that encodes small data sets, too."""
+    """This process: a shard after another, each by the crew that encodes small data sets, too.
+
+    Raises:
+        UsageError: several devices were named.
+    """
 
     def __init__(self, device: str, compile_encoders: bool) -> None:
+        if "," in device:
+            raise UsageError(f"data in shards is encoded by one device a machine, not by {device}; name one of them")
         self._device = device
         self._compile = compile_encoders
         self._runtimes: list[Runtime] = []

@@ -115,11 +115,9 @@ class RayEngine:
 
     def __init__(self, options: RayOptions, device: str = "auto", compile_encoders: bool = False) -> None:
         self._ray = require_ray()
-        started = time.perf_counter()
         self._connected = not self._ray.is_initialized()
         if self._connected:
             _connect(self._ray, options.address)
-        self.start_seconds = time.perf_counter() - started
         try:
             self._worker = _worker_of(self._ray.cluster_resources(), options, device, compile_encoders)
         except BaseException:

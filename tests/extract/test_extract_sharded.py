@@ -200,6 +200,11 @@ def test_an_encoder_that_is_not_the_expected_one_is_refused(bench, rows):
         in_shards(bench, rows, 4, expected={"text": "0" * 32})
 
 
+def test_several_devices_are_refused():
+    with pytest.raises(UsageError, match="by one device a machine, not by cuda:0,cuda:1"):
+        Local("cuda:0,cuda:1", False)
+
+
 def test_columns_of_a_table_are_refused(bench, rows):
     with pytest.raises(UsageError, match="look at all rows"):
         in_shards(bench, rows, 4, specs=(EncoderSpec("tabular", "tabular", columns=(("a", None),)),))
