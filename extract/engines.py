@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cache import DataError, FeatureStore, FeatureWriter, Progress, UsageError, silent, unpack_items
 from extract.chosen import Chooser, Chosen
@@ -26,11 +26,14 @@ Numbered = Sequence[tuple[int, Shard]]
 
 @dataclass(frozen=True)
 class Choice:
-    """The encoders with their precision settled, by modality, and on what they run: its name and its record."""
+    """The encoders with their precision settled, by modality, and on what they run.
+
+    `device` gives its name and its record. It is asked where something is to be encoded: to find a device, torch is
+    loaded.
+    """
 
     chosen: Mapping[str, Chosen]
-    device: str
-    made_by: Mapping[str, Any]
+    device: Callable[[], tuple[str, Mapping[str, str]]]
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class Local:
         self._chooser = asked.chooser(self._runtime, progress)
         chosen = {spec.modality: self._chooser.choose(spec) for spec in specs}
         self._encoders = {one.key.digest: one.encoder for one in chosen.values() if one.encoder is not None}
-        return Choice(chosen, self._runtime().name, self._runtime().record())
+        return Choice(chosen, lambda: (self._runtime().name, self._runtime().record()))
 
     def key(self, shards: Numbered, wanted: Wanted) -> Generator[Keyed | DataError, None, None]:
         """Reads one after another."""

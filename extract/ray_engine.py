@@ -34,7 +34,7 @@ from cache import (
     silent,
 )
 from extract.batching import Budget
-from extract.chosen import require_key
+from extract.chosen import Chosen, require_key
 from extract.clock import Clock
 from extract.encoders import build_encoder, build_input
 from extract.encoders.spec import Encoder, EncoderSpec, Input, outputs_of
@@ -132,7 +132,8 @@ class RayEngine:
     def choose(self, specs: Sequence[EncoderSpec], asked: Asking, progress: Progress) -> Choice:
         """Settles the encoders on a worker: what is fast there is what counts."""
         task = self._ray.remote(num_cpus=1, num_gpus=self._worker.gpus, max_retries=3)(_choose)
-        return cast(Choice, self._told(self._ray.get, task.remote(tuple(specs), asked, self._worker)))
+        chosen, *device = self._told(self._ray.get, task.remote(tuple(specs), asked, self._worker))
+        return Choice(chosen, lambda: (device[0], device[1]))
 
     def key(self, shards: Numbered, wanted: Wanted) -> Generator[Keyed | DataError, None, None]:
         """A task a shard."""
@@ -280,13 +281,15 @@ def _worker_of(held: Mapping[str, float], options: RayOptions, device: str, comp
     return _Worker("cuda" if each else "cpu", compile_encoders, each, options.workers or most, options.bundle)
 
 
-def _choose(specs: Sequence[EncoderSpec], asked: Asking, worker: _Worker) -> Choice:
-    """On a worker."""
+def _choose(
+    specs: Sequence[EncoderSpec], asked: Asking, worker: _Worker
+) -> tuple[dict[str, Chosen], str, dict[str, str]]:
+    """On a worker: the encoders, and the name and the record of what they run on."""
     runtime = worker.runtime()
     with runtime.replica():
         chooser = asked.chooser(lambda: runtime)
         chosen = {spec.modality: replace(chooser.choose(spec), encoder=None) for spec in specs}
-    return Choice(chosen, f"up to {worker.most} x {runtime.name}", runtime.record())
+    return chosen, f"up to {worker.most} x {runtime.name}", runtime.record()
 
 
 def _keyed_row(wanted: Wanted, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -113,7 +113,6 @@ class _Stage:
             write_view(self._store, _without_rows(name), pending=True)
         asking = Asking(_everywhere(self._settings.store), name, self._settings.expected, self._shards[0])
         choice = self._engine.choose(self._settings.specs, asking, self._progress)
-        self._done.device = choice.device
         self._done.precision = {one: (chosen.spec.precision, chosen.why) for one, chosen in choice.chosen.items()}
         encoders = {one: (chosen.spec, chosen.key) for one, chosen in choice.chosen.items()}
         wanted = Wanted(_everywhere(self._settings.store), name, encoders)
@@ -186,7 +185,8 @@ class _Stage:
         self._done.reused += found.reused
         self._done.missing.update({name: int((rows.state[name] == MISSING).sum()) for name in lane})
         if found.missing:
-            self._done.warnings += warn_of_mixing(store, choice.made_by)
+            self._done.device, made_by = choice.device()
+            self._done.warnings += warn_of_mixing(store, made_by)
         return found
 
     def _encode(self, demands: Sequence[Demand], wanted: Wanted, rows: Rows) -> None:
