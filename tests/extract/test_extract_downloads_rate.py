@@ -1,6 +1,7 @@
 """Files by address: how often servers are asked, and when again."""
 
 import itertools
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +13,9 @@ import pytest
 
 from extract.downloads.record import FAILURES_FILE
 from tests.extract.web_server import JPEG, QUICK, Handler, Page, Web, fetched, sends, serving
+
+BUSY = 5.0
+"""Seconds by which a busy machine may be late."""
 
 
 @pytest.fixture
@@ -37,10 +41,10 @@ def test_what_passes_is_tried_again_after_ever_longer_waits(tmp_path: Path, web:
     assert (done.fetched, web.hits["/a"]) == (1, 4)
     moments = [moment for moment, _ in web.starts]
     waits = [later - earlier for earlier, later in itertools.pairwise(moments)]
-    assert all(low <= wait < 1.5 * low + 0.5 for low, wait in zip((0.05, 0.1, 0.2), waits, strict=True)), waits
+    assert all(low <= wait < 1.5 * low + BUSY for low, wait in zip((0.05, 0.1, 0.2), waits, strict=True)), waits
     assert fetched(tmp_path, web.url("/b")).fetched == 1
     moments = [moment for moment, path in web.starts if path == "/b"]
-    assert 1.0 <= moments[1] - moments[0] < 2.0
+    assert 1.0 <= moments[1] - moments[0] < 1.0 + BUSY
 
 
 def test_who_asks_for_a_long_wait_is_left_for_the_next_run_and_others_come_at_once(tmp_path: Path, web: Web):
@@ -53,29 +57,29 @@ def test_who_asks_for_a_long_wait_is_left_for_the_next_run_and_others_come_at_on
 
 
 def test_a_host_is_asked_for_few_files_at_once_and_not_too_often(tmp_path: Path, web: Web):
+    three = threading.Barrier(3)
+
     def slow(handler: Handler) -> None:
-        time.sleep(0.12)
+        if sum(web.hits.values()) <= 3:
+            three.wait(30)  # breaks, and fails, unless three are here at once
+        time.sleep(0.05)
         handler.answer(200, JPEG)
 
     paths = [f"/{number}" for number in range(12)]
     web.pages = dict.fromkeys(paths, slow)
-    started = time.monotonic()
-    done = fetched(tmp_path, *map(web.url, paths), manners=replace(QUICK, per_host=3, threads=8, interval=0.03))
-    seconds = time.monotonic() - started
+    done = fetched(tmp_path, *map(web.url, paths), manners=replace(QUICK, per_host=3, threads=8, interval=0.1))
     moments = sorted(moment for moment, _ in web.starts)
     gaps = [later - earlier for earlier, later in itertools.pairwise(moments)]
     assert done.fetched == 12
     assert web.most == 3
-    assert sum(gaps) >= 11 * 0.03 - 0.05
-    assert sorted(gaps)[len(gaps) // 2] >= 0.02
-    assert seconds >= 12 * 0.12 / 3
+    assert sorted(gaps)[len(gaps) // 2] >= 0.06
 
 
 def test_nobody_waits_for_a_host_that_rests(tmp_path: Path, web: Web):
     paths = [f"/{number}" for number in range(5)]
     web.pages = {"/tired": failing(1, 503), **dict.fromkeys(paths, sends(JPEG))}
     cells = [web.url("/tired"), *(web.url(path, "localhost") for path in paths)]
-    done = fetched(tmp_path, *cells, manners=replace(QUICK, threads=1, backoff=0.4))
+    done = fetched(tmp_path, *cells, manners=replace(QUICK, threads=1, backoff=2.0))
     assert done.fetched == 6
     assert [path for _, path in web.starts] == ["/tired", *paths, "/tired"]
 

@@ -47,8 +47,8 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def hang(self) -> None:
-        """Until the test is over, or five seconds."""
-        self.server.over.wait(5)
+        """Until the test is over, or a minute."""
+        self.server.over.wait(60)
         self.close_connection = True
 
     def handle(self) -> None:
