@@ -15,7 +15,7 @@ from endings import finish
 from flows import failed_in
 
 if TYPE_CHECKING:
-    from extract import Engine, Shard
+    from extract import EncoderSpec, Engine, Manifest, Shard
 
 SHARD_ROWS = 50_000
 """Rows of a shard on a cluster, where nothing is said."""
@@ -41,8 +41,11 @@ def in_shards(options: Mapping[str, Any]) -> bool:
     if options["engine"] == "local" and alone:
         raise click.UsageError(f"--{alone[0].replace('_', '-')} is of a cluster: it needs --engine ray")
     found = options["engine"] == "ray" or options["shard_rows"] is not None
-    if found and (options["finetuned"] or options["finetune"]):
-        raise click.UsageError("tuned encoders run on data as a whole: leave out --shard-rows and --engine ray")
+    if found and options["finetune"]:
+        raise click.UsageError(
+            "encoders are tuned on data as a whole: leave out --shard-rows and --engine ray, or tune them by finetune "
+            "first and give the run by --finetuned"
+        )
     return found
 
 
@@ -53,17 +56,33 @@ def extract_in_shards(data: str, store: Path, name: str, as_json: bool, options:
     started = time.perf_counter()
     shards = _shards(data, options)
     first = shards[0].read()
-    specs = chosen_specs(options, parse_modalities(options["modalities"]) or first.modalities, {}, first)
+    specs, judged = _specs(first, options)
     settings = Settings(store, name, specs, **how_to_run(options))
     read = time.perf_counter() - started
     with _engine(options) as engine:
         connected = time.perf_counter() - started - read
-        found = with_bars(lambda bars: extract_shards(shards, settings, engine, bars))
+        found = with_bars(lambda bars: extract_shards(shards, settings, engine, bars, judged))
     seconds = time.perf_counter() - started
     result = extraction_result(found.done, store, read, seconds)
     result |= {"engine": options["engine"], "shards": len(shards), "start_seconds": round(connected, 3)}
     lines = extraction_lines(found.manifest, found.done, store, seconds, found.labels)
+    if options["finetuned"]:
+        result["finetuned"] = str(options["finetuned"])
+        lines = [f"encoders of {options['finetuned']}", *lines]
     finish(as_json, result, lines, failed_in([found.done], store))
+
+
+def _specs(first: Manifest, options: Mapping[str, Any]) -> tuple[tuple[EncoderSpec, ...], frozenset[str] | None]:
+    """The encoders, and of tuned ones the ids of the rows that judged them."""
+    from tuned import specs_with, tuned_whole
+
+    modalities = parse_modalities(options["modalities"]) or first.modalities
+    if options["finetuned"] is None:
+        return chosen_specs(options, modalities, {}, first), None
+    run = options["finetuned"]
+    fold = tuned_whole(run)
+    specs = specs_with(run, fold, modalities, lambda names, base: chosen_specs(options, names, base, first))
+    return specs, frozenset(fold.test)
 
 
 def _shards(data: str, options: Mapping[str, Any]) -> list[Shard]:

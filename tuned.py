@@ -47,6 +47,26 @@ def tuned_folds(run: Path) -> list[TunedFold]:
     return [TunedFold(specs_in(folder, one), tuple(one["test"])) for folder, one in zip(folders, held, strict=True)]
 
 
+def tuned_whole(run: Path) -> TunedFold:
+    """The encoders of a fine-tuning without folds. Raises UsageError where it has some, or is none."""
+    folds = tuned_folds(run)
+    if len(folds) > 1:
+        raise UsageError(
+            f"{run} was cross-fitted: it has encoders for each of {len(folds)} folds of its own data, which is read as "
+            "a whole; leave out --shard-rows and --engine ray, or tune without --cross-fit"
+        )
+    return folds[0]
+
+
+def specs_with(run: Path, fold: TunedFold, modalities: Iterable[str], chosen: Chosen) -> tuple[EncoderSpec, ...]:
+    """One encoder a modality, tuned where it was. Raises UsageError where another one is named for such a modality."""
+    specs = chosen(modalities, {modality: spec.as_json() for modality, spec in fold.specs.items()})
+    other = [spec.modality for spec in specs if spec.modality in fold.specs and spec.tuned_on is None]
+    if other:
+        raise UsageError(f"{run} brings its own {listing(other)} encoder; leave out the options that name another")
+    return specs
+
+
 @dataclass(frozen=True)
 class View:
     """One data set that `extract` is to write."""
@@ -78,10 +98,7 @@ def views_of(run: Path, manifest: Manifest, name: str, chosen: Chosen, store: Pa
     split = any(sample.split for sample in manifest.samples)
     found = []
     for number, fold in enumerate(folds):
-        specs = chosen(manifest.modalities, {modality: spec.as_json() for modality, spec in fold.specs.items()})
-        other = [spec.modality for spec in specs if spec.modality in fold.specs and spec.tuned_on is None]
-        if other:
-            raise UsageError(f"{run} brings its own {listing(other)} encoder; leave out the options that name another")
+        specs = specs_with(run, fold, manifest.modalities, chosen)
         test = set(fold.test)
         own = manifest if split or not test <= labelled else _split(manifest, test)
         found.append(View(fold_view_name(name, number) if len(folds) > 1 else name, own, specs))

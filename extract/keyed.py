@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +35,27 @@ _TEXTS = {"ids": "id", "labels": "label", "split": "split"}
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is made of a data set: where it goes, what it is called, and by which encoder each modality goes."""
+    """What is made of a data set.
+
+    Attributes:
+        store: where it goes.
+        name: what it is called.
+        encoders: by which each modality goes.
+        judged: ids of the rows that judge tuned encoders; None where none were tuned.
+    """
 
     store: str | Path
     name: str
     encoders: Mapping[str, tuple[EncoderSpec, EncoderKey]]
+    judged: frozenset[str] | None = None
 
-    def block(self, modality: str, arrays: Mapping[str, np.ndarray]) -> Block:
-        """One modality of some rows."""
+    def block(self, modality: str, arrays: Mapping[str, np.ndarray] | None = None) -> Block:
+        """One modality of some rows; without arrays, of all."""
         spec, key = self.encoders[modality]
         output = spec.output or OUTPUTS[spec.kind][0]
-        return Block(modality, key.digest, output, outputs_of(key.fields)[output], arrays, spec=spec.as_json())
+        # What an encoder was tuned on is said once, and not by each part.
+        said = (spec if arrays is None else replace(spec, tuned_on=None)).as_json()
+        return Block(modality, key.digest, output, outputs_of(key.fields)[output], arrays or {}, spec=said)
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,8 @@ class Keyed:
         unreadable: by modality, samples of which not even the bytes could be read.
         labels: how many rows have each.
         modalities: that the rows have.
+        splits: whether any row has one.
+        judging: how many labelled rows judge tuned encoders.
     """
 
     number: int
@@ -73,6 +85,8 @@ class Keyed:
     unreadable: Mapping[str, list[Failure]] = field(default_factory=dict)
     labels: Mapping[str, int] = field(default_factory=dict)
     modalities: tuple[str, ...] = ()
+    splits: bool = False
+    judging: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -103,6 +117,8 @@ def key_shard(number: int, shard: Shard, wanted: Wanted) -> Keyed | DataError:
         {name: one.unreadable for name, one in contents.items()},
         Counter(sample.label for sample in samples if sample.label),
         manifest.modalities,
+        any(sample.split for sample in samples),
+        sum(sample.id in (wanted.judged or ()) for sample in samples if sample.label),
     )
 
 

@@ -75,6 +75,12 @@ class Rows:
             found += view.ids[rows[places == place] - self._starts[place]].tolist()
         return found
 
+    def split_by_tuning(self, judged: frozenset[str] | None) -> bool:
+        """Whether splits are those of the tuning: the data gives none and holds all rows that judged it, labelled."""
+        if judged is None or any(one.splits for one in self.keyed):
+            return False
+        return sum(one.judging for one in self.keyed) == len(judged)  # ids stand once, see `check_ids`
+
     def check_ids(self) -> None:
         """Raises DataError where two rows have the same id, or one has none."""
         keys = np.concatenate([one.ids for one in self.keyed])

@@ -67,7 +67,11 @@ class Sharded:
 
 
 def extract_shards(
-    shards: Sequence[Shard], settings: Settings, engine: Engine | None = None, progress: Progress = silent
+    shards: Sequence[Shard],
+    settings: Settings,
+    engine: Engine | None = None,
+    progress: Progress = silent,
+    judged: frozenset[str] | None = None,
 ) -> Sharded:
     """As `extract`, of a data set that need not fit into memory.
 
@@ -79,19 +83,28 @@ def extract_shards(
         settings: as for `extract`.
         engine: who does the work; this process by default.
         progress: told of what is done.
+        judged: of encoders that were tuned, the ids of the rows that judged them. Where the data gives no splits and
+            holds all of them, they become `test` and the other labelled rows `train`.
 
     Raises:
         DataError, ModelError, DeviceError, StoreError: as `extract`.
         UsageError: what cannot be done in shards was asked for.
     """
     engine = engine or Local(settings.device, settings.compile)
-    return _Stage(shards, settings, engine, progress).run()
+    return _Stage(shards, settings, engine, progress, judged).run()
 
 
 class _Stage:
     """One extraction; holds what its steps share."""
 
-    def __init__(self, shards: Sequence[Shard], settings: Settings, engine: Engine, progress: Progress) -> None:
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        settings: Settings,
+        engine: Engine,
+        progress: Progress,
+        judged: frozenset[str] | None,
+    ) -> None:
         if any(spec.kind == TABULAR for spec in settings.specs):
             raise UsageError(
                 "columns of a table take a look at all rows before the first is encoded; leave them out by "
@@ -101,6 +114,7 @@ class _Stage:
         self._settings = settings
         self._engine = engine
         self._progress = progress
+        self._judged = judged
         self._store = FeatureStore(settings.store)
         self._clock = Clock()
         self._done = Extraction(View(settings.name, {}, {}), samples=0)
@@ -115,7 +129,7 @@ class _Stage:
         choice = self._engine.choose(self._settings.specs, asking, self._progress)
         self._done.precision = {one: (chosen.spec.precision, chosen.why) for one, chosen in choice.chosen.items()}
         encoders = {one: (chosen.spec, chosen.key) for one, chosen in choice.chosen.items()}
-        wanted = Wanted(_everywhere(self._settings.store), name, encoders)
+        wanted = Wanted(_everywhere(self._settings.store), name, encoders, self._judged)
         started = time.perf_counter()
         rows = self._key(wanted)
         manifest = rows.manifest()
@@ -237,10 +251,11 @@ class _Stage:
             for name in lane:
                 segments[name] = tuple((segment.path.name, segment.items_crc32) for segment in held)
                 arrays[name] = {"items": rows.items[name], "state": rows.state[name], "row": _places(index, rows, name)}
-        parts = []
+        parts, by_tuning = [], rows.split_by_tuning(wanted.judged)
         for one, chosen in zip(rows.keyed, rows.slices(), strict=True):
             view = read_part(self._store, wanted.name, one.part)
-            columns = {"ids": view.ids, "labels": view.labels, "split": view.split, "groups": groups[chosen]}
+            split = _split(view, wanted.judged or frozenset()) if by_tuning else view.split
+            columns = {"ids": view.ids, "labels": view.labels, "split": split, "groups": groups[chosen]}
             own = {name: {key: values[chosen] for key, values in found.items()} for name, found in arrays.items()}
             blocks = {name: wanted.block(name, found) for name, found in own.items()}
             parts.append(write_part(self._store, one.number, View(wanted.name, columns, blocks)))
@@ -279,9 +294,15 @@ def _view(
     segments: Mapping[str, tuple[tuple[str, int], ...]] | None = None,
 ) -> View:
     held = segments or {}
-    blocks = {name: replace(wanted.block(name, {}), segments=held.get(name, ())) for name in wanted.encoders}
+    blocks = {name: replace(wanted.block(name), segments=held.get(name, ())) for name in wanted.encoders}
     source = {"data": absolute(manifest.path), "layout": manifest.layout, **manifest.notes}
     return View(wanted.name, {}, blocks, source, parts)
+
+
+def _split(view: View, judged: frozenset[str]) -> np.ndarray:
+    """As the encoders were tuned and judged."""
+    parts = ["test" if id_ in judged else "train" for id_ in view.ids]
+    return np.where(view.labels != "", np.array(parts, dtype=object), "")
 
 
 def _places(index: KeyIndex, rows: Rows, name: str) -> np.ndarray:

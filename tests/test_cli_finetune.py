@@ -7,12 +7,14 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cache import FeatureStore, load, read_part
 from tests.conftest import ROOT, Result
 
 Run = Callable[..., Result]
@@ -80,6 +82,53 @@ def test_extract_takes_the_tuned_encoders_and_heads_are_judged_on_rows_that_they
     assert {row["id"] for row in rows_of(extracted / judged.json["out"] / "predictions.csv")} == test
     frozen = run("fuse", "--head", "logreg", "--name", "posts", "--json")
     assert frozen.json["n"] == 40  # the data set of the frozen encoders is as it was
+
+
+def test_data_in_shards_takes_the_tuned_encoders_and_their_splits(run: Run, extracted: Path, models: list[str]) -> None:
+    assert run("finetune", "posts", *models, *QUICK, "--out", "tuned").code == 0
+    encode = ("extract", "posts", "--finetuned", "tuned", *models[2:], "--json")
+    assert run(*encode, "--name", "whole").code == 0
+    shards = run(*encode, "--name", "parts", "--shard-rows", "9")
+    assert shards.code == 0, shards.err
+    assert (shards.json["shards"], shards.json["encoded"], shards.json["finetuned"]) == (5, 0, "tuned")
+    whole, parts = (load(extracted / "features", name) for name in ("whole", "parts"))
+    assert Counter(whole.view.split) == {"train": 32, "test": 8, "": 4}
+    for column in ("ids", "labels", "split", "groups"):
+        assert getattr(parts.view, column).tolist() == getattr(whole.view, column).tolist()
+    for name, block in whole.view.blocks.items():
+        np.testing.assert_array_equal(np.array(parts.block(name)), np.array(whole.block(name)))
+        assert parts.view.blocks[name].spec == block.spec
+    assert "tuned_on" in parts.view.blocks["text"].spec
+    part = read_part(FeatureStore(extracted / "features"), "parts", parts.view.parts[0])
+    assert "tuned_on" not in part.blocks["text"].spec  # or each of a thousand parts would list all that was seen
+    judged = [run("fuse", "--head", "logreg", "--name", name, "--json").json for name in ("whole", "parts")]
+    assert judged[0]["accuracy"] == judged[1]["accuracy"]
+    assert (judged[1]["protocol"], judged[1]["n"]) == ("train-test", 8)
+
+
+def test_data_in_shards_without_all_rows_that_judged_the_tuning_gets_no_splits(
+    run: Run, extracted: Path, models: list[str]
+) -> None:
+    done = run("finetune", "posts", *models, *QUICK, "--out", "tuned", "--json")
+    judged = {row["id"] for row in rows_of(extracted / "tuned" / "predictions.csv")}
+    table = extracted / "posts" / "train.txt"
+    gone = next(line for line in table.read_text().splitlines() if line.split(",")[0] in judged)
+    table.write_text(table.read_text().replace(gone + "\n", ""))
+    encode = ("extract", "posts", "--finetuned", "tuned", *models[2:], "--json")
+    for name, options in (("whole", ()), ("parts", ("--shard-rows", "9"))):
+        done = run(*encode, "--name", name, *options)
+        assert done.code == 0, done.err
+        assert set(load(extracted / "features", name).view.split) == {""}
+
+
+@pytest.mark.slow
+def test_what_shards_cannot_have_of_tuning_is_refused(run: Run, extracted: Path, models: list[str]) -> None:
+    assert run("finetune", "posts", *models, *QUICK, "--cross-fit", "3", "--out", "folds").code == 0
+    shards = ("extract", "posts", *models[2:], "--name", "x", "--shard-rows", "9")
+    done = run(*shards, "--finetuned", "folds")
+    assert (done.code, "was cross-fitted" in done.err) == (1, True), done.err
+    done = run(*shards, "--finetune")
+    assert (done.code, "tune them by finetune first" in done.err) == (2, True), done.err
 
 
 @pytest.mark.slow
