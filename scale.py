@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,12 +78,15 @@ def _specs(first: Manifest, options: Mapping[str, Any]) -> tuple[tuple[EncoderSp
     from tuned import specs_with, tuned_whole
 
     modalities = parse_modalities(options["modalities"]) or first.modalities
-    if options["finetuned"] is None:
-        return chosen_specs(options, modalities, {}, first), None
-    run = options["finetuned"]
-    fold = tuned_whole(run)
-    specs = specs_with(run, fold, modalities, lambda names, base: chosen_specs(options, names, base, first))
-    return specs, frozenset(fold.test)
+    run, judged = options["finetuned"], None
+    if run is None:
+        specs = chosen_specs(options, modalities, {}, first)
+    else:
+        fold = tuned_whole(run)
+        specs = specs_with(run, fold, modalities, lambda names, base: chosen_specs(options, names, base, first))
+        judged = frozenset(fold.test)
+    # Columns of tables are settled by all rows, not by those of the first shard.
+    return tuple(replace(spec, columns=()) for spec in specs), judged
 
 
 def _shards(data: str, options: Mapping[str, Any]) -> list[Shard]:

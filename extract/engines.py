@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from cache import DataError, FeatureStore, FeatureWriter, Progress, UsageError, silent, unpack_items
+from cache import FeatureStore, FeatureWriter, Progress, UsageError, silent, unpack_items
 from extract.chosen import Chooser, Chosen
 from extract.clock import Clock
 from extract.datasets.shards import Shard
 from extract.encoders.spec import Encoder, EncoderSpec, outputs_of
 from extract.engine import Outcome
-from extract.keyed import Job, Keyed, Wanted, key_shard
+from extract.keyed import Job, Wanted
 from extract.planner import Lane, Work
 from extract.workers import encode_all
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from extract.runtime import Runtime
 
 Numbered = Sequence[tuple[int, Shard]]
+Found = TypeVar("Found")
+Look = Callable[[int, Shard], Found]
+"""Reads a shard of this number, wherever that is: it pickles."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +58,13 @@ class Asking:
 
 
 class Engine(Protocol):
-    """Chooses encoders, keys shards, encodes them. Whatever it yields is done and durable."""
+    """Chooses encoders, looks at shards, encodes them. Whatever it yields is done and durable."""
 
     def choose(self, specs: Sequence[EncoderSpec], asked: Asking, progress: Progress) -> Choice:
         """Settles the encoders, where they will run."""
 
-    def key(self, shards: Numbered, wanted: Wanted) -> Generator[Keyed | DataError, None, None]:
-        """Reads all shards, in any order."""
+    def each(self, shards: Numbered, look: Look[Found]) -> Generator[Found, None, None]:
+        """What is found in all shards, in any order."""
 
     def encode(
         self, jobs: Sequence[Job], wanted: Wanted, clock: Clock, progress: Progress
@@ -99,10 +102,10 @@ class Local:
         self._encoders = {one.key.digest: one.encoder for one in chosen.values() if one.encoder is not None}
         return Choice(chosen, lambda: (self._runtime().name, self._runtime().record()))
 
-    def key(self, shards: Numbered, wanted: Wanted) -> Generator[Keyed | DataError, None, None]:
-        """Reads one after another."""
+    def each(self, shards: Numbered, look: Look[Found]) -> Generator[Found, None, None]:
+        """Looks at one after another."""
         for number, shard in shards:
-            yield key_shard(number, shard, wanted)
+            yield look(number, shard)
 
     def encode(
         self, jobs: Sequence[Job], wanted: Wanted, clock: Clock, progress: Progress
@@ -144,11 +147,3 @@ class Local:
 def work_of(job: Job, wanted: Wanted) -> Work:
     """What a planner has to plan for a job."""
     return Work(job.contents(wanted), unpack_items(job.missing), unpack_items(job.refused), job.plan)
-
-
-def in_turn(engine: Engine, shards: Numbered, wanted: Wanted, progress: Progress) -> Iterator[Keyed | DataError]:
-    """What the engine tells of all shards, with the progress."""
-    with contextlib.closing(engine.key(shards, wanted)) as found:
-        for count, one in enumerate(found, 1):
-            progress("read", count, len(shards))
-            yield one

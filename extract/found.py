@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def found_in(manifest: Manifest, modalities: Collection[str] | None = None) -> d
             continue
         contents = [sample.inputs[modality] for sample in manifest.samples if modality in sample.inputs]
         if kind_of(modality, "") == TABULAR:
-            columns = _columns([str(content) for content in contents])
+            columns = settled_columns([columns_in(map(str, contents))])
             found[modality] = {"model": TABULAR, "precision": "fp32", "columns": columns}
             continue
         if kind_of(modality, "") == AUDIO and any(is_clip(content) for content in contents):
@@ -86,22 +87,54 @@ def _width(modality: str, contents: Sequence[Content]) -> int:
     return widths.most_common(1)[0][0]
 
 
-def _columns(rows: Sequence[str]) -> tuple[tuple[str, tuple[str, ...] | None], ...]:
-    """Name and categories of each column; None for one that holds numbers alone."""
-    cells: dict[str, dict[str, None]] = {}
+@dataclass
+class Column:
+    """What decides how a column of a table is encoded.
+
+    Attributes:
+        numbers: whether all its cells hold numbers.
+        values: its different cells as they appear; one more than CATEGORIES at most.
+    """
+
+    numbers: bool = True
+    values: dict[str, None] = field(default_factory=dict)
+
+    def add(self, cell: str) -> None:
+        """Looks at one more cell; an empty one says nothing."""
+        if cell and cell not in self.values:
+            self.numbers = self.numbers and number_of(cell) is not None
+            if len(self.values) <= CATEGORIES:
+                self.values[cell] = None
+
+
+def columns_in(rows: Iterable[str]) -> dict[str, Column]:
+    """The columns of some rows, each of which is JSON."""
+    found: dict[str, Column] = {}
     for row in rows:
         for name, cell in json.loads(row).items():
-            cells.setdefault(name, {}).update({cell: None} if cell else {})
-    columns = []
-    for name, values in cells.items():
-        numbers = all(number_of(value) is not None for value in values)
-        if not numbers and len(values) > CATEGORIES:
+            found.setdefault(name, Column()).add(cell)
+    return found
+
+
+def settled_columns(parts: Iterable[Mapping[str, Column]]) -> tuple[tuple[str, tuple[str, ...] | None], ...]:
+    """Name and categories of each column of all parts of a data set; None for one that holds numbers alone.
+
+    Raises:
+        DataError: a column is neither: it holds too many values.
+    """
+    joined: dict[str, Column] = {}
+    for name, column in (item for part in parts for item in part.items()):
+        into = joined.setdefault(name, Column())
+        for cell in column.values:
+            into.add(cell)
+        into.numbers = into.numbers and column.numbers  # also by cells that were not kept
+    for name, column in joined.items():
+        if not column.numbers and len(column.values) > CATEGORIES:
             raise DataError(
-                f"the column {name} holds {len(values)} different values, such as {listing(list(values), 3)}: too many "
-                f"for categories, of which {CATEGORIES} are taken; leave it out of --columns tabular=..."
+                f"the column {name} holds more than {CATEGORIES} different values, such as "
+                f"{listing(list(column.values), 3)}: too many for categories; leave it out of --columns tabular=..."
             )
-        columns.append((name, None if numbers else tuple(sorted(values))))
-    return tuple(columns)
+    return tuple((name, None if one.numbers else tuple(sorted(one.values))) for name, one in joined.items())
 
 
 def number_of(cell: str) -> float | None:

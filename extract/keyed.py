@@ -28,6 +28,7 @@ from cache import (
 from extract.contents import read_contents
 from extract.datasets.shards import Shard
 from extract.encoders.spec import OUTPUTS, EncoderSpec, outputs_of
+from extract.found import Column, columns_in
 from extract.manifest import Content, Manifest, Sample, content_key, on_disk
 
 _TEXTS = {"ids": "id", "labels": "label", "split": "split"}
@@ -56,6 +57,14 @@ class Wanted:
         # What an encoder was tuned on is said once, and not by each part.
         said = (spec if arrays is None else replace(spec, tuned_on=None)).as_json()
         return Block(modality, key.digest, output, outputs_of(key.fields)[output], arrays or {}, spec=said)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is in the columns of one shard, by modality and column."""
+
+    number: int
+    columns: Mapping[str, Mapping[str, Column]]
 
 
 @dataclass(frozen=True)
@@ -120,6 +129,16 @@ def key_shard(number: int, shard: Shard, wanted: Wanted) -> Keyed | DataError:
         any(sample.split for sample in samples),
         sum(sample.id in (wanted.judged or ()) for sample in samples if sample.label),
     )
+
+
+def survey_shard(number: int, shard: Shard, modalities: Sequence[str]) -> Survey | DataError:
+    """Looks at columns of tables, by modality; or what is wrong with the shard."""
+    try:
+        samples = shard.read().samples
+    except DataError as error:
+        return error
+    rows = {name: (str(one.inputs[name]) for one in samples if name in one.inputs) for name in modalities}
+    return Survey(number, {name: columns_in(own) for name, own in rows.items()})
 
 
 def _texts(samples: Sequence[Sample]) -> dict[str, np.ndarray]:

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from cache import (
-    DataError,
     DeviceError,
     FeatureStore,
     PipelineError,
@@ -39,8 +38,8 @@ from extract.clock import Clock
 from extract.encoders import build_encoder, build_input
 from extract.encoders.spec import Encoder, EncoderSpec, Input, outputs_of
 from extract.engine import Broken, Outcome, Station, checked_batch, decode_items, load_items
-from extract.engines import Asking, Choice, Numbered, work_of
-from extract.keyed import Job, Keyed, Wanted, key_shard
+from extract.engines import Asking, Choice, Found, Look, Numbered, work_of
+from extract.keyed import Job, Wanted
 from extract.packing import Packed
 from extract.planner import Lane, Planner, Task
 
@@ -135,11 +134,11 @@ class RayEngine:
         chosen, *device = self._told(self._ray.get, task.remote(tuple(specs), asked, self._worker))
         return Choice(chosen, lambda: (device[0], device[1]))
 
-    def key(self, shards: Numbered, wanted: Wanted) -> Generator[Keyed | DataError, None, None]:
+    def each(self, shards: Numbered, look: Look[Found]) -> Generator[Found, None, None]:
         """A task a shard."""
         rows = self._rows([{"number": number, "shard": shard} for number, shard in shards])
-        keyed = rows.map(functools.partial(_keyed_row, wanted), num_cpus=1)
-        yield from (row["keyed"] for row in self._stream(keyed))
+        looked = rows.map(functools.partial(_looked, look), num_cpus=1)
+        yield from (row["found"] for row in self._stream(looked))
 
     def encode(
         self, jobs: Sequence[Job], wanted: Wanted, clock: Clock, progress: Progress = silent
@@ -292,8 +291,8 @@ def _choose(
     return chosen, f"up to {worker.most} x {runtime.name}", runtime.record()
 
 
-def _keyed_row(wanted: Wanted, row: Mapping[str, Any]) -> dict[str, Any]:
-    return {"keyed": key_shard(row["number"], row["shard"], wanted)}
+def _looked(look: Look[Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"found": look(row["number"], row["shard"])}
 
 
 @functools.lru_cache(maxsize=8)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,7 +23,6 @@ from cache import (
     Progress,
     StoreDamaged,
     StoreError,
-    UsageError,
     View,
     listing,
     pack_items,
@@ -36,17 +35,15 @@ from cache import (
 )
 from extract.clock import Clock
 from extract.datasets.shards import Shard
-from extract.encoders.spec import TABULAR
+from extract.encoders.spec import TABULAR, EncoderSpec
 from extract.engine import Outcome
-from extract.engines import Asking, Choice, Engine, Local, in_turn
-from extract.keyed import Wanted
+from extract.engines import Asking, Choice, Engine, Found, Local, Look
+from extract.found import settled_columns
+from extract.keyed import Wanted, key_shard, survey_shard
 from extract.manifest import Manifest, absolute
 from extract.rows import Demand, Rows
 from extract.stage import Extraction, Settings, check_failures, decoder_name, known_bad, warn_of_mixing
 from extract.wanted import renamed
-
-if TYPE_CHECKING:
-    pass
 
 SHOWN = 20
 
@@ -80,7 +77,8 @@ def extract_shards(
 
     Args:
         shards: the data set, in order; see `extract.datasets.shards`.
-        settings: as for `extract`.
+        settings: as for `extract`. A spec of columns of tables that does not say which there are is settled by a look
+            at all shards, which is one reading more.
         engine: who does the work; this process by default.
         progress: told of what is done.
         judged: of encoders that were tuned, the ids of the rows that judged them. Where the data gives no splits and
@@ -88,7 +86,6 @@ def extract_shards(
 
     Raises:
         DataError, ModelError, DeviceError, StoreError: as `extract`.
-        UsageError: what cannot be done in shards was asked for.
     """
     engine = engine or Local(settings.device, settings.compile)
     return _Stage(shards, settings, engine, progress, judged).run()
@@ -105,11 +102,6 @@ class _Stage:
         progress: Progress,
         judged: frozenset[str] | None,
     ) -> None:
-        if any(spec.kind == TABULAR for spec in settings.specs):
-            raise UsageError(
-                "columns of a table take a look at all rows before the first is encoded; leave them out by "
-                "--modalities, or extract the data as a whole"
-            )
         self._shards = shards
         self._settings = settings
         self._engine = engine
@@ -126,7 +118,7 @@ class _Stage:
         if name not in self._store.pending():  # while one is pending, `cache gc` touches no part
             write_view(self._store, _without_rows(name), pending=True)
         asking = Asking(_everywhere(self._settings.store), name, self._settings.expected, self._shards[0])
-        choice = self._engine.choose(self._settings.specs, asking, self._progress)
+        choice = self._engine.choose(self._specs(), asking, self._progress)
         self._done.precision = {one: (chosen.spec.precision, chosen.why) for one, chosen in choice.chosen.items()}
         encoders = {one: (chosen.spec, chosen.key) for one, chosen in choice.chosen.items()}
         wanted = Wanted(_everywhere(self._settings.store), name, encoders, self._judged)
@@ -145,18 +137,39 @@ class _Stage:
         self._done.stage_seconds = self._clock.seconds()
         return Sharded(self._done, manifest, dict(rows.labels.most_common()))
 
-    def _key(self, wanted: Wanted) -> Rows:
-        """What all shards hold; all that is wrong with any of them is told at once."""
+    def _specs(self) -> list[EncoderSpec]:
+        """The encoders; of columns of tables, all rows are looked at before the first is encoded."""
+        names = [spec.modality for spec in self._settings.specs if spec.kind == TABULAR and not spec.columns]
+        if not names:
+            return list(self._settings.specs)
+        with self._clock.measure("look at columns"):
+            found = self._each(functools.partial(survey_shard, modalities=names), "columns")
+        found.sort(key=lambda one: one.number)
+        columns = {name: settled_columns(one.columns[name] for one in found) for name in names}
+        if empty := [name for name in names if not columns[name]]:
+            raise DataError(f"no row has anything in {listing(empty)}; see --columns and --modalities")
+        return [replace(spec, columns=columns.get(spec.modality, spec.columns)) for spec in self._settings.specs]
+
+    def _each(self, look: Look[Found | DataError], what: str) -> list[Found]:
+        """What is found in all shards; all that is wrong with any of them is told at once."""
         found, problems = [], []
-        with self._clock.measure("read and hash"):
-            for one in in_turn(self._engine, list(enumerate(self._shards)), wanted, self._progress):
+        with contextlib.closing(self._engine.each(list(enumerate(self._shards)), look)) as told:
+            for count, one in enumerate(told, 1):
+                self._progress(what, count, len(self._shards))
                 if isinstance(one, DataError):
                     problems.append(str(one))
-                elif len(one):
+                else:
                     found.append(one)
         if problems:
             more = f"\nand {len(problems) - SHOWN} more files" if len(problems) > SHOWN else ""
             raise DataError("\n".join(sorted(problems)[:SHOWN]) + more)
+        return found
+
+    def _key(self, wanted: Wanted) -> Rows:
+        """What all shards hold."""
+        with self._clock.measure("read and hash"):
+            read = self._each(functools.partial(key_shard, wanted=wanted), "read")
+        found = [one for one in read if len(one)]
         if not found:
             raise DataError("the data set holds no rows")
         rows = Rows(self._store, wanted.name, sorted(found, key=lambda one: one.number))
@@ -242,7 +255,8 @@ class _Stage:
 
     def _publish(self, wanted: Wanted, rows: Rows, manifest: Manifest) -> None:
         """Writes the rows' files with all that is known by now, and at last the view that names them."""
-        groups = rows.groups(_lanes(wanted))
+        # Rows of a table with the same numbers are not the same thing twice.
+        groups = rows.groups([lane for lane in _lanes(wanted) if wanted.encoders[lane[0]][0].kind != TABULAR])
         segments: dict[str, tuple[tuple[str, int], ...]] = {}
         arrays: dict[str, dict[str, np.ndarray]] = {}
         for lane in _lanes(wanted):

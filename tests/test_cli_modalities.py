@@ -66,6 +66,22 @@ def test_from_columns_to_heads_and_new_labels(run: Run, tmp_path: Path, models: 
         assert (found.json["encoded"], found.json["rows"]) == (0, 2)
 
 
+def test_data_in_shards_gets_the_columns_of_all_rows(run: Run, tmp_path: Path, models: list[str]) -> None:
+    talks = write_talks(tmp_path / "talks", 11, 0)
+    rows = [json.loads(line) for line in (talks / "talks.jsonl").read_text().splitlines()]
+    rows[10]["channel"] = "only in the last shard"
+    (talks / "talks.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    encode = ("extract", talks, *models, "--columns", COLUMNS, "--modalities", "tabular", "--json")
+    whole = run(*encode)
+    assert whole.code == 0, whole.err
+    parts = run(*encode, "--name", "parts", "--shard-rows", "3")
+    assert parts.code == 0, parts.err
+    assert (whole.json["encoded"], parts.json["encoded"], parts.json["shards"]) == (11, 0, 4)
+    tables = [load(tmp_path / "features", name) for name in ("talks", "parts")]
+    np.testing.assert_array_equal(np.array(tables[0].block("tabular")), np.array(tables[1].block("tabular")))
+    assert tables[1].block("tabular").shape == (11, 5)
+
+
 def test_the_mosi_layout_needs_no_columns(run: Run, tmp_path: Path, models: list[str]) -> None:
     talks = write_talks(tmp_path / "talks")
     (talks / "sound").rename(talks / "audio")

@@ -1,6 +1,7 @@
 """Extraction in shards: the same store, view and vectors as of the whole, whatever is asked twice, breaks or stops."""
 
 import contextlib
+import json
 import shutil
 from pathlib import Path
 
@@ -8,10 +9,11 @@ import numpy as np
 import pytest
 
 from cache import DataError, FeatureStore, ModelError, UsageError, collect, load, read_view, status_of, verify_store
-from extract import EncoderSpec, Settings, read_manifest
+from extract import EncoderSpec, Settings, choose_specs, found_in, read_manifest
 from extract.batching import Budget
 from extract.datasets.shards import parted
 from extract.engines import Local
+from extract.found import columns_in, settled_columns
 from extract.manifest import Manifest
 from extract.sharded import Sharded, extract_shards
 
@@ -207,9 +209,50 @@ def test_several_devices_are_refused():
         Local("cuda:0,cuda:1", False)
 
 
-def test_columns_of_a_table_are_refused(bench, rows):
-    with pytest.raises(UsageError, match="look at all rows"):
-        in_shards(bench, rows, 4, specs=(EncoderSpec("tabular", "tabular", columns=(("a", None),)),))
+GOODS = """id,title,price,brand,stars
+1,sun,9.5,ACME,5
+2,rain,,Zed,4
+3,day,9.5,ACME,5
+4,home,,,
+5,sun,few,Acorn,7
+6,rain,9.5,ACME,5
+"""
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_columns_of_a_table_are_settled_by_all_rows(bench, tmp_path: Path, size: int):
+    (tmp_path / "goods.csv").write_text(GOODS, encoding="utf-8")
+    goods = read_manifest(tmp_path / "goods.csv", columns={"text": "title", "tabular": "price+brand+stars"})
+    bench.extract(goods, *choose_specs(["tabular"], {}, {}, {}, found_in(goods)))
+    whole, view = table_of(bench, "posts"), load(bench.store, "posts").view
+    assert whole["groups"].tolist() == [0, 1, 2, 3, 4, 5]  # equal numbers do not make equal rows
+    done = in_shards(bench, goods, size, specs=(EncoderSpec("tabular", "tabular"),)).done
+    assert dict(EncoderSpec.from_json(done.view.blocks["tabular"].spec).columns) == {
+        "price": ("9.5", "few"),
+        "brand": ("ACME", "Acorn", "Zed"),
+        "stars": None,
+    }
+    assert done.view.blocks["tabular"].encoder == view.blocks["tabular"].encoder
+    assert (done.encoded, done.missing) == (0, {"tabular": 1})  # the encoder of the whole
+    assert same(table_of(bench, "posts"), whole)
+
+
+def test_columns_that_are_no_categories_in_all_shards_together_are_refused(bench, tmp_path: Path):
+    rows = "".join(f"{number},t,brand {number}\n" for number in range(1001))
+    (tmp_path / "goods.csv").write_text(f"id,title,brand\n{rows}", encoding="utf-8")
+    goods = read_manifest(tmp_path / "goods.csv", columns={"text": "title", "tabular": "brand"})
+    with pytest.raises(DataError, match="the column brand holds more than 1000 different values"):
+        in_shards(bench, goods, 600, specs=(EncoderSpec("tabular", "tabular"),))
+    with pytest.raises(DataError, match="no row has anything in prices"):
+        in_shards(bench, goods, 600, specs=(EncoderSpec("prices", "tabular"),))
+
+
+def test_numbers_are_numbers_however_many_there_are():
+    column = settled_columns([columns_in([json.dumps({"a": str(number)}) for number in range(2000)])] * 2)
+    assert column == (("a", None),)
+    many = columns_in([json.dumps({"a": str(number)}) for number in [*range(2000), "none"]])
+    with pytest.raises(DataError, match="more than 1000"):  # the word came when no more cells were kept
+        settled_columns([many])
 
 
 def test_a_modality_that_no_row_has_is_named(bench, rows):
