@@ -106,6 +106,7 @@ def test_data_in_shards_takes_the_tuned_encoders_and_their_splits(run: Run, extr
     assert (judged[1]["protocol"], judged[1]["n"]) == ("train-test", 8)
 
 
+@pytest.mark.slow
 def test_data_in_shards_without_all_rows_that_judged_the_tuning_gets_no_splits(
     run: Run, extracted: Path, models: list[str]
 ) -> None:
