@@ -74,9 +74,7 @@ def fetched(path: RemotePath) -> Path:
             raise
         except (OSError, NotImplementedError) as error:  # the latter where a file system knows no locks
             raise StoreError(f"{copy.parent} cannot keep a local copy of {path}: {error}; {_way_out()}") from error
-    raise StoreError(
-        f"no local copy of {path} can be kept, for its folder is removed while it is fetched; {_way_out()}"
-    )
+    raise StoreError(f"{copy.parent} is removed again and again while {path} is fetched; {_way_out()}")
 
 
 def _fetch(path: RemotePath, copy: Path) -> None:

@@ -83,7 +83,8 @@ def shards_of(
         layout, columns, allow_outside, encoding: as `read_manifest` takes them.
 
     Raises:
-        DataError, UsageError: as `read_manifest`, or an address of something else; what is wrong with rows comes to light when they are read.
+        DataError, UsageError: as `read_manifest`, or an address of something else; what is wrong with rows comes to
+            light when they are read.
         StoreError: an address cannot be asked.
     """
     if is_remote(data):
@@ -97,6 +98,8 @@ def shards_of(
         raise
     except OSError as error:
         raise DataError(f"{data} cannot be read: {error.strerror or error}") from error
+    if far is not None and not parts:
+        raise DataError(f"{far} was read as {name} and holds no rows")
     if far is not None:
         return [Distant(how, elsewhere(file) or far, allow_outside, encoding) for how, file in parts]
     if parts:
