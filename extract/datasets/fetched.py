@@ -26,9 +26,11 @@ from cache import TEMPORARY_PREFIX, DataError, PipelineError, RemotePath, StoreE
 
 MOST_BYTES = 20 * 2**30
 """Of all copies: where another one is fetched, those go that were not used for longest."""
-BUSY_SECONDS = 3600.0
-"""What was used so lately stays, however much there is: it may be in use."""
-TOUCH_SECONDS = 300.0
+BUSY_SECONDS = 600.0
+"""What was used so lately stays, however much there is: it may be in use, and would only be fetched again."""
+KEPT_SECONDS = 30 * 86400.0
+"""What was not used for so long goes, however little there is."""
+TOUCH_SECONDS = 60.0
 TRIES = 5
 _FOLDER = "data"
 _OURS = re.compile("[0-9a-f]{32}")
@@ -140,7 +142,7 @@ def _touch(folder: Path) -> None:
 
 
 def _make_room(root: Path, needed: int) -> None:
-    """Removes copies that were not used for longest, where there are too many."""
+    """Removes copies that were not used for longest, where there are too many, and those that nobody wants."""
     found = []
     for folder in root.iterdir():
         with contextlib.suppress(OSError):  # another process makes room, too
@@ -150,7 +152,8 @@ def _make_room(root: Path, needed: int) -> None:
                 found.append((used, sum(one.st_size for one in files), folder))
     held = needed + sum(size for _, size, _ in found)
     for used, size, folder in sorted(found):
-        if held <= MOST_BYTES or time.time() - used < BUSY_SECONDS:
+        idle = time.time() - used
+        if idle < BUSY_SECONDS or (held <= MOST_BYTES and idle < KEPT_SECONDS):
             return
         shutil.rmtree(folder, ignore_errors=True)
         held -= size

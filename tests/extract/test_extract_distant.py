@@ -25,6 +25,7 @@ from extract.contents import read_contents
 from extract.datasets import fetched, read_again
 from extract.datasets.distant import Copied, Distant
 from extract.datasets.shards import Shard, shards_of
+from extract.engines import Local
 from extract.keyed import Wanted, key_shard
 from extract.manifest import Sample
 from extract.sharded import extract_shards
@@ -305,12 +306,25 @@ def test_copies_are_bounded_but_for_those_that_may_be_in_use(tmp_path: Path, far
     monkeypatch.setattr(fetched, "MOST_BYTES", int(1.5 * size))
     two.read()
     assert copied(copies) == ["test-0.tar", "train-0.tar", "x"]  # both were used just now
-    for folder in copies.iterdir():
-        for file in (*folder.iterdir(), folder):
-            os.utime(file, (0, time.time() - 2 * fetched.BUSY_SECONDS))
+    forgotten(copies, 2 * fetched.BUSY_SECONDS)
     two.read()  # which is used now
     three.read()
     assert copied(copies) == ["train-0.tar", "train-1.tar", "x"]
+    monkeypatch.setattr(fetched, "MOST_BYTES", 100 * size)
+    forgotten(copies, 2 * fetched.BUSY_SECONDS)
+    one.read()
+    assert copied(copies) == ["test-0.tar", "train-0.tar", "train-1.tar", "x"]
+    forgotten(copies, 2 * fetched.KEPT_SECONDS)
+    shutil.rmtree(next(file.parent for file in copies.glob("*/train-1.tar")))
+    three.read()
+    assert copied(copies) == ["train-1.tar", "x"]
+
+
+def forgotten(copies: Path, seconds: float) -> None:
+    """All was last used so long ago."""
+    for folder in copies.iterdir():
+        for file in (*folder.iterdir(), folder):
+            os.utime(file, (0, time.time() - seconds))
 
 
 def test_a_copy_says_when_it_was_used_and_stays_the_file_that_it_is(tmp_path: Path, far: Far, copies: Path):
@@ -451,6 +465,36 @@ def test_data_at_an_address_is_read_in_shards_only(tmp_path: Path, far: Far, ben
         originals(view, ["train-0/a"])
     shown = originals(view, ["train-0/a"], str(tmp_path / "input" / "posts"))
     assert shown.found["train-0/a"].texts == {"text": "txt of a"}
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_what_goes_between_keying_and_encoding_is_fetched_again_or_stops_all(
+    tmp_path: Path, posts, bench, far: Far, copies: Path, gone: bool, monkeypatch: pytest.MonkeyPatch
+):
+    folder = real_posts(tmp_path / "input" / "posts", posts, "tars")
+    address = far(folder)
+    inner = Local.encode
+
+    def encode(self, *args):
+        shutil.rmtree(copies)
+        if gone:
+            fsspec.filesystem("memory").rm_file(f"{address}/train.tar")
+        return inner(self, *args)
+
+    def extract(data: object, store: Path) -> None:
+        extract_shards(shards_of(data, 4), Settings(store, "posts", (bench.text, bench.image), device="cpu"))
+
+    extract(folder, tmp_path / "here")
+    monkeypatch.setattr(Local, "encode", encode)
+    if gone:
+        with pytest.raises(DataError, match=rf"{address}/train\.tar was replaced or removed since"):
+            extract(address, tmp_path / "there")
+        assert FeatureStore(tmp_path / "there").names() == []
+        return
+    extract(address, tmp_path / "there")
+    one, other = table_of(tmp_path / "here"), table_of(tmp_path / "there")
+    for name, values in one.items():
+        np.testing.assert_array_equal(other[name], values, err_msg=name)
 
 
 Run = Callable[..., Result]
