@@ -132,8 +132,9 @@ def _streamed(
         yield from ((how, file) for file in files)
         return
     for file, sizes in zip(files, each(parquet_groups, files, path), strict=True):
+        how = functools.partial(table.read_groups, path, len(files) == 1, sum(sizes))
         for groups, first in _chunks(sizes, rows):
-            yield functools.partial(table.read_groups, path, len(files) == 1, groups, first, columns), file
+            yield functools.partial(how, groups, first, columns), file
 
 
 def _chunks(sizes: Sequence[int], rows: int) -> Iterator[tuple[range, int]]:

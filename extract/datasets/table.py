@@ -33,7 +33,7 @@ from typing import Any
 
 from cache import DataError, UsageError, listing
 from extract.datasets.cells import ABOUT_ROWS, columns_of, inputs_of, mixed_audio, text_of
-from extract.datasets.parquet import parquet_rows
+from extract.datasets.parquet import parquet_groups, parquet_rows
 from extract.datasets.rows import Part, Rows
 from extract.decode import DecodeError, decode_text
 from extract.manifest import Manifest, Sample, checked_manifest
@@ -95,21 +95,24 @@ def read(path: Path, columns: Mapping[str, str]) -> Manifest:
 
 
 def read_groups(
-    path: Path, alone: bool, groups: range, first: int, columns: Mapping[str, str], table: Path
+    path: Path, alone: bool, rows: int, groups: range, first: int, columns: Mapping[str, str], table: Path
 ) -> Manifest:
     """Some groups of rows of one of the Parquet files of a data set, as `read` reads them among all.
 
     Args:
         path: of the data set.
         alone: the table is the only one.
+        rows: that it had when it was parted.
         groups: of its rows.
         first: how many rows of it come before them.
         columns: as for `read`.
         table: one of `tables(path)`.
 
     Raises:
-        DataError, UsageError: as `read`.
+        DataError, UsageError: as `read`, or it has more or fewer rows by now.
     """
+    if sum(parquet_groups(table)) != rows:
+        raise DataError(f"{table} was replaced while the data set was read; run the same command again")
     part = _part(table, alone, groups, first)
     return manifest_of(path, "table", [part], columns, {"tables": [table.name]})
 
