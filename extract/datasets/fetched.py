@@ -56,7 +56,7 @@ def with_copy(path: RemotePath, work: Callable[[Path], One]) -> One:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, PipelineError):
-            if copy.exists():
+            if _is_whole(copy, path):
                 raise
     raise StoreError(f"{path} is fetched again and again, for its local copy is removed while it is read; {_way_out()}")
 
