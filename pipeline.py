@@ -93,6 +93,8 @@ def main() -> None:
 def extract(data: str, store: Path, name: str | None, as_json: bool, **options: Any) -> None:
     """Encode DATA (a folder, table, tar or hub:OWNER/NAME; data/ by default) into the feature store.
 
+    In shards (--shard-rows, --engine ray) DATA may be an address such as s3://bucket/posts, of tars or Parquet.
+
     Only what is not yet stored is encoded: stop it at any moment and run it again.
     Exit code 3: finished, but some samples failed and are recorded.
     """

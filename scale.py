@@ -91,9 +91,14 @@ def _specs(first: Manifest, options: Mapping[str, Any]) -> tuple[tuple[EncoderSp
 
 def _shards(data: str, options: Mapping[str, Any]) -> list[Shard]:
     """With --download the whole manifest is read, and what it names by address is fetched."""
-    from extract import is_remote, parted, shards_of
+    from extract import at_address, is_remote, parted, shards_of
 
     rows = options["shard_rows"] or SHARD_ROWS
+    if options["download"] and at_address(data):
+        raise click.UsageError(
+            f"--download keeps what it fetches beside the data, and {data} is an address: write pictures into the "
+            "Parquet files or tars themselves, or copy the data to a disk"
+        )
     if options["download"]:  # by absolute paths, for a cluster's workers work elsewhere
         return parted(read_data(data if is_remote(data) else str(Path(data).absolute()), options), rows)
     columns = parse_columns(options["columns"])

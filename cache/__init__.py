@@ -2,6 +2,7 @@
 
 from cache.batches import Batch, standing_batches, write_batches
 from cache.block import Block, placed
+from cache.copies import cache_folder
 from cache.describe import describe_store, status_lines, status_of, store_lines
 from cache.errors import (
     CacheIncomplete,
@@ -36,7 +37,7 @@ from cache.parts import Part
 from cache.plan import Plan, plan_extraction
 from cache.progress import Progress, silent
 from cache.ragged import Ragged, Values, join_items, take_items
-from cache.remote import place
+from cache.remote import RemotePath, each, elsewhere, place
 from cache.schema import FAILED, FAILURES_FILE, KEY_SCHEMA, MISSING, PRESENT, TOKENS
 from cache.store import EncoderStore, Failure, FeatureStore
 from cache.table import FeatureTable, load, table_of
@@ -78,12 +79,14 @@ __all__ = [
     "Plan",
     "Progress",
     "Ragged",
+    "RemotePath",
     "SegmentWriter",
     "StoreDamaged",
     "StoreError",
     "UsageError",
     "Values",
     "View",
+    "cache_folder",
     "canonical_json",
     "check_seal",
     "collect",
@@ -92,6 +95,8 @@ __all__ = [
     "compacted_lines",
     "describe_store",
     "digest",
+    "each",
+    "elsewhere",
     "export_table",
     "finding_lines",
     "fold_view_name",

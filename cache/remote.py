@@ -93,6 +93,11 @@ class RemotePath:
         return self.address.rpartition("/")[2]
 
     @property
+    def stem(self) -> str:
+        """The name without its suffix."""
+        return Path(self.name).stem
+
+    @property
     def suffix(self) -> str:
         """The name's last dot and what follows; empty where there is none."""
         return Path(self.name).suffix
@@ -108,7 +113,7 @@ class RemotePath:
 
     def with_suffix(self, suffix: str) -> RemotePath:
         """The same name with another suffix."""
-        return self.with_name(Path(self.name).stem + suffix)
+        return self.with_name(self.stem + suffix)
 
     def resolve(self) -> RemotePath:
         """The one address of several that mean the same."""
@@ -278,7 +283,7 @@ def place(name: str | Path) -> Path:
         return Path(rest)  # with all that a local folder can do
     rest = rest.rstrip("/")
     if not re.fullmatch("[A-Za-z][A-Za-z0-9+.-]*", scheme) or not rest:
-        raise UsageError(f"{name} is no address of a store; expected such as s3://bucket/prefix")
+        raise UsageError(f"{name} is no address; expected such as s3://bucket/prefix")
     if re.match("[^/@]*:[^/@]*@", rest):
         raise UsageError(
             f"the address {scheme}://...@{rest.partition('@')[2]} holds a password, and addresses are written into "
@@ -365,5 +370,5 @@ def _found(told: dict[str, Any]) -> Found:
     time = next((told[name] for name in _TIMES if isinstance(told.get(name), int | float | datetime)), float("nan"))
     if isinstance(time, datetime):
         time = (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
-    version = zlib.crc32(str(told.get("ETag") or told.get("etag") or "").encode())
+    version = zlib.crc32(str(told.get("ETag") or told.get("etag") or "").strip('"').encode())
     return Found(told["type"] == "directory", int(told.get("size") or 0), float(time), version)

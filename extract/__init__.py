@@ -9,7 +9,17 @@ from extract.datasets.layout import Layout
 from extract.deep import verify_by_encoding
 from extract.encoders.spec import EncoderSpec, choose_specs
 from extract.found import found_in
-from extract.manifest import Manifest, Piece, Sample, checked_manifest, default_name, inside, is_remote, label_counts
+from extract.manifest import (
+    Manifest,
+    Piece,
+    Sample,
+    at_address,
+    checked_manifest,
+    default_name,
+    inside,
+    is_remote,
+    label_counts,
+)
 from extract.measure import bench, bench_lines
 from extract.originals import Original, Originals, originals
 from extract.stage import Extraction, Settings, extract
@@ -84,6 +94,7 @@ __all__ = [
     "Sharded",
     "Tuned",
     "Tuning",
+    "at_address",
     "bench",
     "bench_lines",
     "check_data",

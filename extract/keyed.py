@@ -105,10 +105,10 @@ def key_shard(number: int, shard: Shard, wanted: Wanted) -> Keyed | DataError:
     """Reads a shard, keys all its contents, and writes down what a view says of its rows; or what is wrong with it."""
     try:
         manifest = shard.read()
+        samples = manifest.samples
+        contents = read_contents(samples, list(wanted.encoders))
     except DataError as error:
         return error
-    samples = manifest.samples
-    contents = read_contents(samples, list(wanted.encoders))
     items = {name: pack_items(one.items) for name, one in contents.items()}
     states = {name: one.state for name, one in contents.items()}
     no_rows = np.full(len(samples), -1, dtype=np.int64)

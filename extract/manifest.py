@@ -148,6 +148,8 @@ def default_name(data: str | Path) -> str:
     if is_remote(data):
         name, _, config = str(data).partition(":")[2].partition("#")[0].rpartition("/")[2].partition(":")
         return f"{name}-{config}" if config else name
+    if at_address(data):
+        return str(data).rstrip("/").rpartition("/")[2].removesuffix(".parquet").removesuffix(".tar")
     path = Path(data).resolve()
     return Path(path.name.removesuffix(".gz")).stem if path.is_file() else path.name
 
@@ -157,9 +159,14 @@ def is_remote(data: str | Path) -> bool:
     return str(data).startswith(REMOTE)
 
 
+def at_address(data: str | Path) -> bool:
+    """Whether it is an address, such as `s3://bucket/posts`, and no path."""
+    return "://" in str(data)
+
+
 def absolute(data: str | Path) -> str:
     """The same from any working folder."""
-    return str(data) if is_remote(data) else str(Path(data).absolute())
+    return str(data) if is_remote(data) or at_address(data) else str(Path(data).absolute())
 
 
 def _storable(text: str) -> bool:

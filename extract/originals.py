@@ -14,7 +14,7 @@ from cache import NO_ITEM, DataError, UsageError, View, item_key
 from extract.datasets import read_again
 from extract.decode import DecodeError, decode_image
 from extract.encoders.spec import DEFAULT_MODELS, kind_of
-from extract.manifest import Aligned, Content, Manifest, bytes_of, is_remote
+from extract.manifest import Aligned, Content, Manifest, at_address, bytes_of, is_remote
 
 LONGEST_TEXT = 600
 QUALITY = 80
@@ -84,7 +84,7 @@ def _read(view: View, data: str | None) -> Manifest:
         raise DataError(f"the view of {view.name} does not say where its data lies; give --data")
     way_out = f"to see originals of {view.name}, give --data with the place where its data lies now"
     try:
-        if not is_remote(place) and not Path(place).exists():
+        if not is_remote(place) and not at_address(place) and not Path(place).exists():
             raise DataError("nothing is there")
         return read_again(view.source, data)
     except (DataError, OSError) as error:

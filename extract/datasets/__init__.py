@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cache import DataError, PipelineError, StoreDamaged, UsageError, listing
+from cache import DataError, PipelineError, StoreDamaged, UsageError, elsewhere, listing, place
 from extract.datasets import fakeddit, folders, hub, mosi, mvsa, plugins, table, webdataset
 from extract.datasets.layout import Layout
-from extract.manifest import Manifest, inside, is_remote
+from extract.manifest import Manifest, at_address, inside, is_remote
 from extract.reading import reading
 
 LAYOUTS: dict[str, Layout] = {
@@ -63,7 +63,12 @@ def read_manifest(
 
 
 def _read(data: str | Path, layout: str | None, columns: Mapping[str, str]) -> Manifest:
-    path = Path(data)
+    path = place(str(data)) if at_address(data) else Path(data)
+    if elsewhere(path):
+        raise DataError(
+            f"{data} is an address, and data at an address is read in shards, by `extract` with --shard-rows 50000 or "
+            "--engine ray; for anything else copy it to a disk and give that folder"
+        )
     chosen = _named(layout) if layout is not None else LAYOUTS["hub"] if is_remote(data) else None
     if is_remote(data) and chosen is not LAYOUTS["hub"]:
         raise UsageError(f"{data} is a data set of the hub, which the layout {layout} cannot read; leave --layout out")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cache import DataError
+from cache import DataError, RemotePath, elsewhere
 from extract.datasets.arrow import (
     ArrowRows,
     Batch,
@@ -30,6 +30,8 @@ from extract.manifest import Piece
 MOST_ROWS = 100_000_000
 MOST_UNPACKED = 4 * 2**30
 """Bytes of a group of rows in Parquet, unpacked."""
+FOOTER = 2**16
+"""Bytes of the end of a file that lies elsewhere which are asked for first."""
 KEPT = 512 * 2**20
 """Bytes of unpacked pictures that are kept."""
 
@@ -51,7 +53,7 @@ def parquet_rows(path: Path, problems: list[str], groups: range | None = None, f
     from pyarrow import parquet
 
     with reading(path):
-        metadata = _metadata_of(path)
+        metadata = _metadata_of(path, path)
         schema = parquet.read_schema(path)
         chosen = range(metadata.num_row_groups) if groups is None else groups
         batches = functools.partial(_parquet_batches, pa, path, metadata, schema, chosen)
@@ -59,17 +61,33 @@ def parquet_rows(path: Path, problems: list[str], groups: range | None = None, f
 
 
 def parquet_groups(path: Path) -> list[int]:
-    """How many rows each group of a Parquet file has. Raises as `parquet_rows`."""
-    require_pyarrow("Parquet")
+    """How many rows each group of a Parquet file has. Raises as `parquet_rows`.
+
+    Of one that lies elsewhere only the end is read: DataError where it is gone, StoreError where it cannot be asked.
+    """
+    pa = require_pyarrow("Parquet")
+    far = elsewhere(path)
+    source = path if far is None else pa.BufferReader(_footer(far))
     with reading(path):
-        metadata = _metadata_of(path)
+        metadata = _metadata_of(path, source)
         return [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
 
 
-def _metadata_of(path: Path) -> Any:
+def _footer(path: RemotePath) -> bytes:
+    """The end of a file that lies elsewhere, which says where everything is: Arrow asks for no other place."""
+    try:
+        size = path.stat().st_size
+        end = path.read_bytes(max(0, size - FOOTER), size)
+        length = int.from_bytes(end[-8:-4], "little") + 8
+        return path.read_bytes(size - length, size) if len(end) < length <= size else end
+    except FileNotFoundError as error:
+        raise DataError(f"{path} was removed while the data set was looked at; run the same command again") from error
+
+
+def _metadata_of(path: Path, source: Any) -> Any:
     from pyarrow import parquet
 
-    metadata = parquet.read_metadata(path)
+    metadata = parquet.read_metadata(source)
     if metadata.num_rows > MOST_ROWS:
         raise DataError(f"{path} says that it holds {metadata.num_rows} rows; up to {MOST_ROWS} are read")
     return metadata

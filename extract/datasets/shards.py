@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from cache import DataError, PipelineError
+from cache import DataError, PipelineError, each, elsewhere, place
 from extract.datasets import check_lists, read_manifest, recognised, table, webdataset
+from extract.datasets.distant import Distant, files_at
 from extract.datasets.parquet import parquet_groups
-from extract.manifest import Manifest, is_remote
+from extract.manifest import Manifest, at_address, is_remote
 from extract.reading import reading
 
-Read = Callable[[], Manifest]
+Read = Callable[[Path], Manifest]
 
 
 class Shard(Protocol):
@@ -41,11 +42,13 @@ class Streamed:
     """Rows that are read when they are wanted.
 
     Args:
-        how: gives the rows.
+        how: gives the rows by the file.
+        file: that holds them.
         allow_outside, encoding: as `read_manifest` takes them.
     """
 
     how: Read
+    file: Path
     allow_outside: bool
     encoding: str | None
 
@@ -53,7 +56,7 @@ class Streamed:
         """The rows. Raises DataError."""
         try:
             with reading(self.allow_outside, self.encoding) as said:
-                manifest = self.how()
+                manifest = self.how(self.file)
                 check_lists(manifest.path, manifest)
             return replace(manifest, notes={**manifest.notes, **said.notes()})
         except OSError as error:
@@ -74,22 +77,33 @@ def shards_of(
     manifest is read here, and parted by rows.
 
     Args:
-        data: as `read_manifest` takes it; workers on other machines must find it under the same absolute path.
+        data: as `read_manifest` takes it; workers on other machines must find it under the same absolute path. Or an
+            address, such as `s3://bucket/posts`, of Parquet or WebDataset.
         rows: about how many a shard is to have.
         layout, columns, allow_outside, encoding: as `read_manifest` takes them.
 
     Raises:
-        DataError, UsageError: as `read_manifest`; what is wrong with rows comes to light when they are read.
+        DataError, UsageError: as `read_manifest`, or an address of something else; what is wrong with rows comes to
+            light when they are read.
+        StoreError: an address cannot be asked.
     """
-    where = data if is_remote(data) else Path(data).absolute()
+    if is_remote(data):
+        return parted(read_manifest(data, layout, columns, allow_outside, encoding), rows)
+    where = place(str(data)) if at_address(data) else Path(data).absolute()
+    far = elsewhere(where)
     try:
-        hows = list(_streamed(where, rows, layout, dict(columns or {}))) if isinstance(where, Path) else []
+        name, files = _files(where, layout) if far is None else files_at(far, layout)
+        parts = list(_streamed(where, name, files, rows, dict(columns or {})))
     except PipelineError:
         raise
     except OSError as error:
         raise DataError(f"{data} cannot be read: {error.strerror or error}") from error
-    if hows:
-        return [Streamed(how, allow_outside, encoding) for how in hows]
+    if far is not None and not parts:
+        raise DataError(f"{far} was read as {name} and holds no rows")
+    if far is not None:
+        return [Distant(how, elsewhere(file) or far, allow_outside, encoding) for how, file in parts]
+    if parts:
+        return [Streamed(how, file, allow_outside, encoding) for how, file in parts]
     return parted(read_manifest(where, layout, columns, allow_outside, encoding), rows)
 
 
@@ -99,19 +113,28 @@ def parted(manifest: Manifest, rows: int) -> list[Shard]:
     return [Held(replace(manifest, samples=manifest.samples[start : start + rows])) for start in starts]
 
 
-def _streamed(path: Path, rows: int, layout: str | None, columns: Mapping[str, str]) -> Iterator[Read]:
-    """Shards of what can be read in parts; none of what cannot."""
+def _files(path: Path, layout: str | None) -> tuple[str, list[Path]]:
+    """The layout of what can be read in parts, and its files; none of what cannot."""
     if not path.exists():
-        return
+        return "", []
     name = layout or recognised(path).name
+    files = webdataset.tars(path) if name == "webdataset" else table.tables(path) if name == "table" else []
+    streamed = name == "webdataset" or all(one.name.lower().endswith(table.PARQUET) for one in files)
+    return name, files if streamed else []
+
+
+def _streamed(
+    path: Path, name: str, files: Sequence[Path], rows: int, columns: Mapping[str, str]
+) -> Iterator[tuple[Read, Path]]:
+    """What reads each shard, and the file that it is in."""
     if name == "webdataset":
-        yield from webdataset.tars(path, columns)
-    elif name == "table":
-        tables = table.tables(path)
-        if all(one.name.lower().endswith(table.PARQUET) for one in tables):
-            for one in tables:
-                for groups, first in _chunks(parquet_groups(one), rows):
-                    yield functools.partial(table.read_groups, path, one, groups, first, columns)
+        how = webdataset.each_by_itself(path, files, columns)
+        yield from ((how, file) for file in files)
+        return
+    for file, sizes in zip(files, each(parquet_groups, files, path), strict=True):
+        how = functools.partial(table.read_groups, path, len(files) == 1, sum(sizes))
+        for groups, first in _chunks(sizes, rows):
+            yield functools.partial(how, groups, first, columns), file
 
 
 def _chunks(sizes: Sequence[int], rows: int) -> Iterator[tuple[range, int]]:

@@ -33,7 +33,7 @@ from typing import Any
 
 from cache import DataError, UsageError, listing
 from extract.datasets.cells import ABOUT_ROWS, columns_of, inputs_of, mixed_audio, text_of
-from extract.datasets.parquet import parquet_rows
+from extract.datasets.parquet import parquet_groups, parquet_rows
 from extract.datasets.rows import Part, Rows
 from extract.decode import DecodeError, decode_text
 from extract.manifest import Manifest, Sample, checked_manifest
@@ -67,10 +67,11 @@ _SHARD = re.compile(r"(.+)-(\d{1,6})-of-(\d{1,6})")
 
 def recognise(path: Path) -> bool:
     """Whether the path is a table or a folder that directly holds tables."""
-    return _is_table(path) if path.is_file() else any(_is_table(child) for child in path.iterdir())
+    return is_table(path) if path.is_file() else any(is_table(child) for child in path.iterdir())
 
 
-def _is_table(path: Path) -> bool:
+def is_table(path: Path) -> bool:
+    """Whether a file is called as a table is."""
     return path.name.lower().endswith(SUFFIXES)
 
 
@@ -93,20 +94,26 @@ def read(path: Path, columns: Mapping[str, str]) -> Manifest:
     return manifest_of(path, "table", parts, columns, {"tables": [table.name for table in found]})
 
 
-def read_groups(path: Path, table: Path, groups: range, first: int, columns: Mapping[str, str]) -> Manifest:
+def read_groups(
+    path: Path, alone: bool, rows: int, groups: range, first: int, columns: Mapping[str, str], table: Path
+) -> Manifest:
     """Some groups of rows of one of the Parquet files of a data set, as `read` reads them among all.
 
     Args:
         path: of the data set.
-        table: one of `tables(path)`.
+        alone: the table is the only one.
+        rows: that it had when it was parted.
         groups: of its rows.
         first: how many rows of it come before them.
         columns: as for `read`.
+        table: one of `tables(path)`.
 
     Raises:
-        DataError, UsageError: as `read`.
+        DataError, UsageError: as `read`, or it has more or fewer rows by now.
     """
-    part = _part(table, table == path or len(tables(path)) == 1, groups, first)
+    if sum(parquet_groups(table)) != rows:
+        raise DataError(f"{table} was replaced while the data set was read; run the same command again")
+    part = _part(table, alone, groups, first)
     return manifest_of(path, "table", [part], columns, {"tables": [table.name]})
 
 
@@ -156,9 +163,12 @@ def manifest_of(
 
 def tables(path: Path) -> list[Path]:
     """The tables of a data set, in the order of their splits and numbers. Raises DataError."""
-    if path.is_file():
-        return [path]
-    found = sorted(child for child in path.iterdir() if _is_table(child))
+    return [path] if path.is_file() else tables_of(path, path.iterdir())
+
+
+def tables_of(path: Path, children: Iterable[Path]) -> list[Path]:
+    """The tables among what lies in a folder, in the order of their splits and numbers. Raises DataError."""
+    found = sorted(child for child in children if is_table(child))
     if not found:
         raise DataError(f"{path} holds no table; expected {EXPECTS}")
     if len(found) == 1:

@@ -63,19 +63,22 @@ def read(path: Path, columns: Mapping[str, str]) -> Manifest:
         DataError: no tar, packed ones, no column of any modality, or bad members (all are listed).
         UsageError: a role in `columns` that cannot be one.
     """
-    shards = _shards(path)
-    return _read(path, shards, len(shards) == 1, all(map(_split, shards)), columns)
+    shards = tars(path)
+    return _read(path, len(shards) == 1, all(map(_split, shards)), columns, *shards)
 
 
-def tars(path: Path, columns: Mapping[str, str]) -> Iterator[Callable[[], Manifest]]:
-    """What reads each tar by itself, as `read` reads it among all. Raises DataError."""
-    shards = _shards(path)
-    alone, splits = len(shards) == 1, all(map(_split, shards))
-    for shard in shards:
-        yield functools.partial(_read, path, [shard], alone, splits, columns)
+def each_by_itself(path: Path, shards: Sequence[Path], columns: Mapping[str, str]) -> Callable[[Path], Manifest]:
+    """What reads one of the tars of a data set, as `read` reads it among all.
+
+    Args:
+        path: of the data set.
+        shards: all of its tars, of which only the names are looked at.
+        columns: as for `read`.
+    """
+    return functools.partial(_read, path, len(shards) == 1, all(map(_split, shards)), columns)
 
 
-def _read(path: Path, shards: Sequence[Path], alone: bool, splits: bool, columns: Mapping[str, str]) -> Manifest:
+def _read(path: Path, alone: bool, splits: bool, columns: Mapping[str, str], *shards: Path) -> Manifest:
     left_out: Counter[str] = Counter()
     parts: list[Part[_ShardRows]] = []
     for shard in shards:
@@ -109,8 +112,13 @@ class _ShardRows(Rows):
         return str(self.rows[number][1][KEY])
 
 
-def _shards(path: Path) -> list[Path]:
-    found = [path] if path.is_file() else sorted(path.iterdir())
+def tars(path: Path) -> list[Path]:
+    """The tars of a data set, in their order. Raises DataError."""
+    return tars_of(path, [path] if path.is_file() else sorted(path.iterdir()))
+
+
+def tars_of(path: Path, found: Sequence[Path]) -> list[Path]:
+    """Those of the files of a data set that are tars. Raises DataError: there are none, or packed ones."""
     packed = [one.name for one in found if one.name.lower().endswith(PACKED)]
     if packed:
         raise DataError(

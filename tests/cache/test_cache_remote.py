@@ -347,7 +347,7 @@ def test_names_are_folders_and_addresses_are_not():
 
 @pytest.mark.parametrize("name", ["s3://", "s3:///", "://x", "a b://c", "simplecache::s3://bucket/x"])
 def test_what_is_no_address_is_refused(name):
-    with pytest.raises(UsageError, match="no address of a store"):
+    with pytest.raises(UsageError, match="is no address"):
         place(name)
 
 

@@ -1,24 +1,29 @@
 """A cluster of three nodes on this machine: the bits of the local engine, also when a node is killed."""
 
+import contextlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from cache import DataError, DeviceError, FeatureStore, ModelError, UsageError, load, unpack_items, verify_store
 from extract import EncoderSpec, Extraction, Manifest, Sample, Settings
-from extract.datasets.shards import parted
+from extract.datasets.shards import parted, shards_of
 from extract.engines import Local
 from extract.ray_engine import RayEngine, RayOptions, _worker_of
 from extract.runtime import GPU_IMAGE, GPU_TEXT
 from extract.sharded import extract_shards
 from tests.buckets import Bucket, Buckets
+from tests.extract.test_extract_webdataset import write as write_tar
 
 TEXTS, PICTURES, ROWS = 1200, 30, 200
 # Of Ray's own code, which runs in this process too.
@@ -209,6 +214,51 @@ def test_a_cluster_writes_to_a_bucket_what_every_machine_reads(on, local, bucket
     assert stored_times(store, done) == {1}
     assert verify_store(FeatureStore(store)).findings == []
     assert on("local", store).encoded == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["tars", "tables"])
+def test_a_cluster_reads_data_from_a_bucket_where_its_store_lies_too(
+    manifest, bert, shufflenet, cluster, bucket: Bucket, tmp_path: Path, kind: str
+):
+    folder = tmp_path / "posts"
+    folder.mkdir()
+    for name, samples in {"train": manifest.samples[:700], "test": manifest.samples[700:]}.items():
+        write_data(folder, name, samples, kind)
+    for file in folder.iterdir():
+        bucket.put(f"posts/{file.name}", file.read_bytes())
+    specs = (EncoderSpec("text", str(bert)), EncoderSpec("image", "shufflenet_v2_x0_5", weights=str(shufflenet)))
+    address, store = f"{bucket.url}/posts", f"{bucket.url}/features"
+    here = Settings(tmp_path / "local", "posts", specs, device="cpu")
+    alone = extract_shards(shards_of(folder, ROWS), here, Local("cpu", False)).done
+    engine = RayEngine(RayOptions(address=cluster.address, workers=3, bundle=1), "cpu")
+    with contextlib.closing(engine), bucket.asked() as asked:
+        done = extract_shards(shards_of(address, ROWS), replace(here, store=store), engine).done
+    assert_same(held(store), held(tmp_path / "local"))
+    assert (done.samples, done.encoded, done.failures) == (TEXTS, alone.encoded, alone.failures)
+    assert done.view.source == {**alone.view.source, "data": address}
+    assert stored_times(store, done) == {1}
+    # All nodes have one folder of copies here: whatever wants a file at the same time, it is fetched once.
+    whole = Counter(one.key for one in asked if one.kind == "GET" and one.key.startswith("posts/") and not one.range)
+    assert whole == {f"posts/{file.name}": 1 for file in folder.iterdir()}
+    again = extract_shards(shards_of(folder, ROWS), replace(here, store=store), Local("cpu", False)).done
+    assert (again.encoded, again.reused) == (0, done.encoded)
+
+
+def write_data(folder: Path, name: str, samples: Sequence[Sample], kind: str) -> None:
+    """One file of a data set, with the pictures in it."""
+    pictures = [sample.inputs["image"].read_bytes() if "image" in sample.inputs else None for sample in samples]
+    if kind == "tables":
+        columns = {key: [getattr(sample, key) for sample in samples] for key in ("id", "label", "group")}
+        columns |= {"text": [sample.inputs.get("text") for sample in samples], "image": pictures}
+        parquet.write_table(pa.table(columns), folder / f"{name}.parquet", row_group_size=100)
+        return
+    members: dict[str, bytes | str] = {}
+    for sample, picture in zip(samples, pictures, strict=True):
+        members[f"{sample.id}.json"] = json.dumps({"label": sample.label, "group": sample.group})
+        members |= {f"{sample.id}.txt": str(sample.inputs["text"])} if "text" in sample.inputs else {}
+        members |= {f"{sample.id}.png": picture} if picture is not None else {}
+    write_tar(folder / f"{name}.tar", members)
 
 
 @pytest.mark.slow

@@ -49,6 +49,15 @@ def test_one_parquet_file_has_rows_without_the_name_of_a_file(tmp_path: Path):
         assert [one.id for one in rows_of(shards)] == [str(number) for number in range(1, 10)]
 
 
+def test_rows_of_a_file_that_was_replaced_are_not_lost(tmp_path: Path):
+    write_parquet(tmp_path / "posts.parquet", 0, 9, 2)
+    shards = shards_of(tmp_path, 4, columns=COLUMNS)
+    write_parquet(tmp_path / "posts.parquet", 0, 30, 2)
+    for shard in shards:
+        with pytest.raises(DataError, match=r"posts\.parquet was replaced while the data set was read"):
+            shard.read()
+
+
 def test_a_tar_is_a_shard(tmp_path: Path):
     for name, keys in {"train-0": "ab", "train-1": "c", "test-0": "de"}.items():
         write_tar(tmp_path / f"{name}.tar", {f"{key}.txt": f"text {key}" for key in keys})
