@@ -4,8 +4,10 @@
                  1,what a day,pictures/1.jpg,positive,train
 
 DATA is the table or a folder with one table; a folder with several named after splits
-(`train.csv`, `valid.csv`, `test.csv`) is one data set with these splits; of Parquet, each may come in parts
-(`train-00000-of-00002.parquet`). All but Parquet may be packed (`posts.csv.gz`).
+(`train.csv`, `valid.csv`, `test.csv`) is one data set with these splits, each in parts perhaps
+(`train-00000-of-00002.parquet`). One whose tables are called as parts of one is it, too: `part-00000-9f2c.parquet`
+as of Spark, `part.0.parquet`, `posts-00000-of-00003.parquet`, `00000.parquet`. All but Parquet may be packed
+(`posts.csv.gz`).
 
 Several columns make one text by `text=title+body`: a line each, empty ones left out. A cell may hold a list of
 pictures (in CSV as JSON): the first is `image`, the next ones are `image_2`, `image_3`, ...; in Parquet, pictures may
@@ -63,6 +65,7 @@ SURELY_UNPACKED, MOST_TIMES = 256 * 2**20, 100
 """Above so many bytes, a table that is so many times as large as it was packed is taken for a bomb."""
 _AT_ONCE = 2**24
 _SHARD = re.compile(r"(.+)-(\d{1,6})-of-(\d{1,6})")
+_PART = re.compile(r"part[-._]?(?P<part>\d{1,9})(\D.*)?|(?P<digits>\d{3,9})|(?P<name>.+)-(?P<shard>\d{1,6})-of-\d{1,6}")
 
 
 def recognise(path: Path) -> bool:
@@ -168,6 +171,7 @@ def tables(path: Path) -> list[Path]:
 
 def tables_of(path: Path, children: Iterable[Path]) -> list[Path]:
     """The tables among what lies in a folder, in the order of their splits and numbers. Raises DataError."""
+    children = list(children)
     found = sorted(child for child in children if is_table(child))
     if not found:
         raise DataError(f"{path} holds no table; expected {EXPECTS}")
@@ -175,14 +179,40 @@ def tables_of(path: Path, children: Iterable[Path]) -> list[Path]:
         return found
     shards = [_SHARD.fullmatch(_stem(table)) for table in found]
     twice = [name for name, count in Counter(map(_stem, found)).items() if count > 1]
-    if not all(_split(table) in SPLIT_FILES for table in found) or twice:
+    splits = all(_split(table) in SPLIT_FILES for table in found) and not twice
+    tars = any(child.name.lower().endswith(".tar") for child in children)
+    if not splits and not _are_parts(found, tars):
         names = listing([table.name for table in found])
-        raise DataError(f"{path} holds several tables ({names}); give one of them as DATA")
+        raise DataError(
+            f"{path} holds several tables ({names}); give one of them as DATA"
+            + (", or --layout webdataset for the tars" if tars else "")
+        )
     held = Counter((shard[1], int(shard[3])) for shard in shards if shard)
     for (name, count), there in held.items():
         if there != count:
             raise DataError(f"{path} holds {there} of the {count} tables {name}-...; fetch the others too")
+    if not splits:
+        return sorted(found, key=lambda table: (_number(table), table.name))
     return sorted(found, key=lambda table: (SPLIT_FILES.index(_split(table)), table.name))
+
+
+def _are_parts(found: Sequence[Path], tars: bool) -> bool:
+    """Whether tables are called as the parts of one.
+
+    As Spark, Dask and Arrow call them (`part-00000-9f2c.snappy.parquet`, `part.0.parquet`), by numbers alone
+    (`00000.parquet`, unless there are tars, which such tables tell of), or `posts-00000-of-00003.parquet`.
+    """
+    named = [_PART.fullmatch(_stem(table).lower()) for table in found]
+    suffixes = {table.name[len(_stem(table)) :].lower() for table in found}
+    if len(suffixes) > 1 or not all(named):
+        return False
+    called = {(one["part"] is not None, one["name"]) for one in named if one}
+    return len(called) == 1 and not (tars and called == {(False, None)})
+
+
+def _number(part: Path) -> int:
+    named = _PART.fullmatch(_stem(part).lower())
+    return int(named["part"] or named["digits"] or named["shard"]) if named else 0
 
 
 def _split(table: Path) -> str:

@@ -159,6 +159,45 @@ def test_several_other_tables_are_refused(tmp_path: Path):
         read_manifest(tmp_path)
 
 
+PARTS = {
+    "spark": ["part-00000-9f2c-c000.csv", "part-00001-9f2c-c000.csv", "part-00010-07aa-c000.csv", "_SUCCESS"],
+    "dask": ["part.0.csv", "part.2.csv", "part.10.csv"],
+    "arrow": ["part-0.csv", "part-2.csv", "part-10.csv"],
+    "numbers": ["00000.csv", "00001.csv", "00010.csv"],
+    "of": ["posts-00000-of-00003.csv", "posts-00001-of-00003.csv", "posts-00002-of-00003.csv"],
+}
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_the_parts_of_one_table_are_one_data_set_in_the_order_of_their_numbers(tmp_path: Path, kind: str):
+    for number, name in enumerate(PARTS[kind]):
+        write(tmp_path, f"text,label\nword {number},a\nday {number},b\n", name)
+    manifest = read_manifest(tmp_path)
+    texts = [f"{word} {number}" for number in range(3) for word in ("word", "day")]
+    assert [sample.inputs["text"] for sample in manifest.samples] == texts
+    assert {sample.split for sample in manifest.samples} == {""}
+    assert len({sample.id for sample in manifest.samples}) == 6
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["posts1.csv", "posts2.csv"], "holds several tables"),
+        (["2019.csv", "posts.csv"], "holds several tables"),
+        (["part-0.csv", "part-1.tsv"], "holds several tables"),
+        (["part-0.csv", "0001.csv"], "holds several tables"),
+        (["a-00000-of-00002.csv", "b-00000-of-00002.csv"], "holds several tables"),
+        (["posts-00000-of-00003.csv", "posts-00002-of-00003.csv"], "holds 2 of the 3 tables posts-"),
+        (["00000.csv", "00001.csv", "00000.tar"], "give one of them as DATA, or --layout webdataset for the tars"),
+    ],
+)
+def test_tables_that_are_no_parts_of_one_are_refused(tmp_path: Path, names: list[str], said: str):
+    for name in names:
+        write(tmp_path, "text\ta\nday\tb\n" if name.endswith("tsv") else "text\nday\n", name)
+    with pytest.raises(DataError, match=said):
+        read_manifest(tmp_path)
+
+
 def test_header_only_is_refused(tmp_path: Path):
     with pytest.raises(DataError, match="was read as table and holds no rows"):
         read_manifest(write(tmp_path, "id,text\n"))
