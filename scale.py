@@ -75,13 +75,13 @@ def extract_in_shards(data: str, store: Path, name: str, as_json: bool, options:
 
 def _specs(first: Manifest, options: Mapping[str, Any]) -> tuple[tuple[EncoderSpec, ...], frozenset[str] | None]:
     """The encoders, and of tuned ones the ids of the rows that judged them."""
-    from tuned import specs_with, tuned_whole
-
     modalities = parse_modalities(options["modalities"]) or first.modalities
     run, judged = options["finetuned"], None
     if run is None:
         specs = chosen_specs(options, modalities, {}, first)
     else:
+        from tuned import specs_with, tuned_whole
+
         fold = tuned_whole(run)
         specs = specs_with(run, fold, modalities, lambda names, base: chosen_specs(options, names, base, first))
         judged = frozenset(fold.test)

@@ -34,7 +34,7 @@ from cache.labels import CLASSIFICATION, REGRESSION, SPLITS, TASKS, label_number
 from cache.merge import merge_stores
 from cache.names import fold_view_name
 from cache.parts import Part
-from cache.plan import Plan, plan_extraction
+from cache.plan import Plan, action_for, plan_extraction
 from cache.progress import Progress, silent
 from cache.ragged import Ragged, Values, join_items, take_items
 from cache.remote import RemotePath, each, elsewhere, place
@@ -86,6 +86,7 @@ __all__ = [
     "UsageError",
     "Values",
     "View",
+    "action_for",
     "cache_folder",
     "canonical_json",
     "check_seal",

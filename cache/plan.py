@@ -36,8 +36,13 @@ def plan_extraction(wanted: Iterable[bytes], stored: Collection[bytes], known_ba
     refused = tuple(sorted(absent.intersection(known_bad)))
     missing = tuple(sorted(absent.difference(refused)))
     reused = len(unique) - len(absent)
+    return Plan(*action_for(len(missing), reused, len(unique)), missing, reused, refused)
+
+
+def action_for(missing: int, reused: int, items: int) -> tuple[Action, str]:
+    """What to do, and why, where so many of a data set's different items are to be encoded and so many are stored."""
     if not missing:
-        return Plan("reuse", f"all {reused} items were stored already", missing, reused, refused)
+        return "reuse", f"all {reused} items were stored already"
     if not reused:
-        return Plan("create", f"none of the {len(unique)} items was stored", missing, reused, refused)
-    return Plan("resume", f"{len(missing)} of {len(unique)} items were not stored yet", missing, reused, refused)
+        return "create", f"none of the {items} items was stored"
+    return "resume", f"{missing} of {items} items were not stored yet"

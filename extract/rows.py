@@ -119,6 +119,7 @@ class Demand:
         failed: what is wrong with items, to be added to.
         reused: how many items are stored already.
         missing: how many are to be encoded.
+        items: how many different ones there are.
     """
 
     def __init__(
@@ -136,6 +137,7 @@ class Demand:
         self._stored = KeyIndex(stored).find(self._keys) >= 0
         self._refused = ~self._stored & (KeyIndex(pack_items(known)).find(self._keys) >= 0)
         self.failed = {item: known[item] for item in _unpacked(self._keys[self._refused])}
+        self.items = len(self._keys)
         self.reused = int(self._stored.sum())
         self.missing = int((~self._stored & ~self._refused).sum())
 

@@ -24,6 +24,7 @@ from cache import (
     StoreDamaged,
     StoreError,
     View,
+    action_for,
     listing,
     pack_items,
     read_part,
@@ -207,7 +208,7 @@ class _Stage:
             self._done.warnings.append(f"{path} was damaged and set aside; its items are encoded again")
         known = {} if self._settings.retry_failed else known_bad(store)
         found = Demand(rows, lane, store.contents()[1], known)
-        reason = f"{found.missing} of {found.missing + found.reused} items were not stored yet"
+        _, reason = action_for(found.missing, found.reused, found.items)
         self._done.reasons.update(dict.fromkeys(lane, reason))
         self._done.reused += found.reused
         self._done.missing.update({name: int((rows.state[name] == MISSING).sum()) for name in lane})

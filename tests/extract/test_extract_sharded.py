@@ -97,6 +97,8 @@ def test_a_second_run_encodes_nothing_and_tells_the_same(bench, rows, encoded, n
         again = in_shards(bench, rows, 7).done
     assert (encoded, again.encoded, again.reused) == ([], 0, first.encoded)
     assert again.failures == first.failures
+    assert first.reasons == {"text": "none of the 16 items was stored", "image": "none of the 10 items was stored"}
+    assert again.reasons == {"text": "all 16 items were stored already", "image": "all 9 items were stored already"}
     assert same(table_of(bench, "posts"), before)
     assert sorted(path for path in bench.store.rglob("*.view.h5")) == files
 
