@@ -19,9 +19,12 @@ PASSING = frozenset((408, 425, 429, 500, 502, 503, 504))
 """Answers after which trying again may help."""
 BUSY = frozenset((429, 503))
 """Those by which a server asks for fewer requests of any kind."""
-HEADERS = ((b"User-Agent", b"encode-once"), (b"Accept", b"*/*"), (b"Accept-Encoding", b"identity"))
-IDLE_SECONDS = 5.0
-"""For which an unused connection is kept."""
+HEADERS = (
+    (b"User-Agent", b"encode-once"),
+    (b"Accept", b"*/*"),
+    (b"Accept-Encoding", b"identity"),
+    (b"Connection", b"close"),
+)
 SHOWN = 80
 """Characters of what a server says in messages."""
 
@@ -46,7 +49,10 @@ class Moved:
 
 
 class Line:
-    """Sends requests and keeps connections for the next ones.
+    """Sends requests, each over a connection of its own.
+
+    What a server sends beyond the length that it announced would be taken, on a connection that is kept, for the
+    answer to the next request: every later file of the host would be another row's.
 
     No proxy is used, whatever the environment says: it would connect for us, to what we cannot check. Nothing
     is unpacked, no cookie is kept, no user's name or password is sent.
@@ -58,7 +64,6 @@ class Line:
         self._pool = httpcore2.ConnectionPool(
             ssl_context=httpcore2.default_ssl_context(),
             max_connections=manners.threads,
-            keepalive_expiry=IDLE_SECONDS,
             network_backend=self._network,
         )
 

@@ -8,6 +8,7 @@ import threading
 import time
 import wave
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,21 @@ def test_what_is_odd_but_honest_is_fetched(tmp_path: Path, web: Web):
     assert done.failed == ()
     assert done.fetched == len(ends)
     assert {one.read_bytes() for one in files_in(tmp_path)} == {JPEG}
+
+
+def test_what_follows_an_answer_is_no_other_files_answer(tmp_path: Path, web: Web):
+    stray = picture(9)
+
+    def says_more(handler: Handler) -> None:
+        """As where a length was counted before the file was changed; more comes than was announced."""
+        handler.answer(200, JPEG + OK + b"Content-Length: %d\r\n\r\n" % len(stray) + stray, Content_Length=len(JPEG))
+
+    pictures = {f"/{number}": picture(number) for number in range(1, 5)}
+    web.pages = {"/0": says_more, **{path: sends(body) for path, body in pictures.items()}}
+    manifest = table(tmp_path, [web.url(path) for path in web.pages])
+    download(manifest, None, replace(QUICK, per_host=1))
+    assert [read_content(one.inputs["image"]) for one in manifest.samples] == [JPEG, *pictures.values()]
+    assert web.headers["Connection"] == "close"
 
 
 def test_failures_are_recorded_and_tried_again_as_they_should_be(tmp_path: Path, web: Web):
