@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import resource
 import shutil
-import statistics
 import subprocess
 import sys
 import time
@@ -33,12 +33,13 @@ def test_help_is_there_for_every_command_in_a_blink(run_process: Run) -> None:
         done = run_process(*command, "--help")
         assert done.code == 0
         assert "Usage" in done.out
-    times = []
+    times = []  # of a processor, which a busy machine does not make longer
     for _ in range(5):
-        started = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         run_process("--help")
-        times.append(time.perf_counter() - started)
-    assert statistics.median(times) < 0.3 or min(times) < 0.3
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert 0 < min(times) < 0.3
 
 
 def test_extract_fuse_predict_from_posts_to_labels(run: Run, extracted: Path) -> None:

@@ -241,15 +241,7 @@ def test_data_with_splits_is_judged_on_its_test_rows(run: Run, extracted: Path, 
 
 @pytest.mark.slow
 def test_several_processes_train_one_model(tmp_path: Path, extracted: Path, models: list[str]) -> None:
-    command = [
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        "2",
-        "--master_port",
-        "29611",
-        str(ROOT / "pipeline.py"),
-    ]
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(ROOT / "pipeline.py")]
     args = ["finetune", "posts", *models, *QUICK, "--device", "cpu", "--out", "two", "--json"]
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
