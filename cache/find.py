@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+AT_ONCE = 2**18
+"""Keys that are looked up at the same time: what is kept of each for a while is several times the key."""
+
 
 class KeyIndex:
     """Item keys, sorted once, to be asked for often.
@@ -24,6 +27,34 @@ class KeyIndex:
         Returns:
             `int64 (n,)`.
         """
+        rows = np.empty(len(wanted), dtype=np.int64)
+        for start in range(0, len(wanted), AT_ONCE):
+            rows[start : start + AT_ONCE] = self._find(wanted[start : start + AT_ONCE])
+        return rows
+
+    def numbers(self) -> np.ndarray:
+        """The number of each stored key, `int64 (m,)`: equal keys have the same one, and numbers have no order."""
+        found = np.empty(len(self._order), dtype=np.int64)
+        found[self._order] = np.cumsum(self._starts()) - 1
+        return found
+
+    def first(self) -> np.ndarray:
+        """Rows of the stored keys that do not stand before, ascending, `int64`."""
+        return np.sort(self._order[self._starts()])
+
+    def repeated(self) -> np.ndarray:
+        """Rows of the stored keys that stand more than once, ascending, `int64`."""
+        starts = self._starts()
+        alone = starts & np.append(starts[1:], True)
+        return np.sort(self._order[~alone])
+
+    def _starts(self) -> np.ndarray:
+        """Where another key begins in their order, `bool (m,)`."""
+        starts = np.ones(len(self._order), dtype=bool)
+        starts[1:] = (self._high[1:] != self._high[:-1]) | (self._low[1:] != self._low[:-1])
+        return starts
+
+    def _find(self, wanted: np.ndarray) -> np.ndarray:
         halves = np.ascontiguousarray(wanted, dtype=np.uint8).view(np.uint64).reshape(-1, 2)
         rows = np.full(len(halves), -1, dtype=np.int64)
         place = np.searchsorted(self._high, halves[:, 0])

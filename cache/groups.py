@@ -6,6 +6,8 @@ from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
+from cache.find import KeyIndex
+
 Links = tuple[np.ndarray, np.ndarray]
 """What joins rows: `int64 (m,)` numbers of rows, and `int64 (m,)` numbers of values that they have. Rows of one value
 belong together."""
@@ -38,16 +40,11 @@ def key_links(columns: Sequence[np.ndarray]) -> Links:
     Args:
         columns: keys, `uint8 (n, 16)` each; zeros join with nothing.
     """
-    present = [keys.any(axis=1) for keys in columns]
-    rows = np.concatenate([np.flatnonzero(one) for one in present])
+    present = [np.flatnonzero(keys.any(axis=1)) for keys in columns]
+    rows = np.concatenate(present)
     keys = np.concatenate([keys[one] for keys, one in zip(columns, present, strict=True)])
-    halves = np.ascontiguousarray(keys).view(np.uint64).reshape(-1, 2)
-    order = np.lexsort((halves[:, 1], halves[:, 0]))
-    starts = np.ones(len(order), dtype=bool)
-    starts[1:] = (halves[order[1:]] != halves[order[:-1]]).any(axis=1)
-    values = np.empty(len(order), dtype=np.int64)
-    values[order] = np.cumsum(starts) - 1
-    return rows, values
+    joining = KeyIndex(keys).repeated()  # few, as a rule: what stands once joins nothing
+    return rows[joining], KeyIndex(keys[joining]).numbers()
 
 
 def linked_groups(n: int, links: Sequence[Links]) -> np.ndarray:
@@ -61,5 +58,6 @@ def linked_groups(n: int, links: Sequence[Links]) -> np.ndarray:
             np.minimum.at(found, rows, least[values])
         found = found[found]  # what is known of that row holds for this one: chains shorten by half
         if np.array_equal(found, first):
-            return np.unique(first, return_inverse=True)[1].astype(np.int64).reshape(n)
+            numbers = np.cumsum(first == np.arange(n)) - 1
+            return numbers[first]
         first = found

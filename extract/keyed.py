@@ -98,7 +98,7 @@ class Keyed:
     judging: int = 0
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return self.part.rows
 
 
 def key_shard(number: int, shard: Shard, wanted: Wanted) -> Keyed | DataError:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -35,7 +36,11 @@ class Rows:
         name: of the data set.
         keyed: what is known of each shard, in order; at least one.
 
+    Raises:
+        DataError: two rows have the same id, or one has none.
+
     Attributes:
+        keyed: of each shard, without what is known of each of its rows.
         items, state: by modality, `uint8 (n, 16)` and `uint8 (n,)`; the states may be changed.
         labels: how many rows have each.
         modalities: that any row has.
@@ -43,8 +48,12 @@ class Rows:
 
     def __init__(self, store: FeatureStore, name: str, keyed: Sequence[Keyed]) -> None:
         self._store, self._name = store, name
-        self.keyed = keyed
+        nothing = np.empty((0, len(NO_ITEM)), dtype=np.uint8)
+        # Of 100 million rows every array that is kept twice is gigabytes.
+        self.keyed = [replace(part, ids=nothing, groups=nothing, items={}, state={}) for part in keyed]
         self._starts = np.cumsum([0, *map(len, keyed)])
+        self._check_ids(np.concatenate([part.ids for part in keyed]))
+        self._groups = key_links([np.concatenate([part.groups for part in keyed])])
         self.items = {one: np.concatenate([part.items[one] for part in keyed]) for one in keyed[0].items}
         self.state = {one: np.concatenate([part.state[one] for part in keyed]) for one in keyed[0].items}
         self.labels = sum((Counter(part.labels) for part in keyed), Counter())
@@ -79,14 +88,12 @@ class Rows:
         """Whether splits are those of the tuning: the data gives none and holds all rows that judged it, labelled."""
         if judged is None or any(one.splits for one in self.keyed):
             return False
-        return sum(one.judging for one in self.keyed) == len(judged)  # ids stand once, see `check_ids`
+        return sum(one.judging for one in self.keyed) == len(judged)  # ids stand once
 
-    def check_ids(self) -> None:
-        """Raises DataError where two rows have the same id, or one has none."""
-        keys = np.concatenate([one.ids for one in self.keyed])
-        first = KeyIndex(keys).find(keys)
-        again = np.flatnonzero(first != np.arange(len(keys)))
-        if len(again):
+    def _check_ids(self, keys: np.ndarray) -> None:
+        first = KeyIndex(keys).first()
+        if len(first) < len(keys):
+            again = np.setdiff1d(np.arange(len(keys)), first, assume_unique=True)
             shown = again[:SHOWN]
             names = dict.fromkeys(self.ids(shown))
             more = f" and {len(again) - SHOWN} more" if len(again) > SHOWN else ""
@@ -101,9 +108,8 @@ class Rows:
         Args:
             lanes: modalities that one encoder reads, together.
         """
-        links = [key_links([np.concatenate([one.groups for one in self.keyed])])]
-        links += [key_links([self.items[name] for name in lane]) for lane in lanes]
-        return linked_groups(len(self), links)
+        links = [key_links([self.items[name] for name in lane]) for lane in lanes]
+        return linked_groups(len(self), [self._groups, *links])
 
 
 class Demand:
@@ -114,8 +120,10 @@ class Demand:
         modalities: that the encoder makes.
         stored: item keys that the store has, `uint8 (m, 16)`.
         known: items that are known to be broken.
+        shards: the data set.
 
     Attributes:
+        jobs: what is to be done, a job for each shard that holds some of it.
         failed: what is wrong with items, to be added to.
         reused: how many items are stored already.
         missing: how many are to be encoded.
@@ -123,55 +131,58 @@ class Demand:
     """
 
     def __init__(
-        self, rows: Rows, modalities: Sequence[str], stored: np.ndarray, known: Mapping[bytes, Broken]
+        self,
+        rows: Rows,
+        modalities: Sequence[str],
+        stored: np.ndarray,
+        known: Mapping[bytes, Broken],
+        shards: Sequence[Shard],
     ) -> None:
         self._rows = rows
         self.modalities = tuple(modalities)
-        stacked = np.stack([rows.items[name] for name in modalities], axis=1).reshape(-1, len(NO_ITEM))
-        present = np.flatnonzero(stacked.any(axis=1))
-        keys = stacked[present]
-        self._index = KeyIndex(keys)
-        # Of equal items the first is encoded, and with the shard that it stands in.
-        own = np.flatnonzero(self._index.find(keys) == np.arange(len(keys)))
-        self._keys, self._shard = keys[own], rows.shards(present[own] // len(modalities))
-        self._stored = KeyIndex(stored).find(self._keys) >= 0
-        self._refused = ~self._stored & (KeyIndex(pack_items(known)).find(self._keys) >= 0)
-        self.failed = {item: known[item] for item in _unpacked(self._keys[self._refused])}
-        self.items = len(self._keys)
-        self.reused = int(self._stored.sum())
-        self.missing = int((~self._stored & ~self._refused).sum())
+        keys, place = self._different()
+        found = KeyIndex(stored).find(keys) >= 0
+        refused = ~found & (KeyIndex(pack_items(known)).find(keys) >= 0)
+        missing = ~found & ~refused
+        self.failed = {key.tobytes(): known[key.tobytes()] for key in keys[refused]}
+        self.items, self.reused, self.missing = len(keys), int(found.sum()), int(missing.sum())
+        self.jobs = [*self._jobs(shards, keys, place, missing, refused)]
 
     @property
     def name(self) -> str:
         """The modality by which the encoder is known."""
         return self.modalities[0]
 
-    def __contains__(self, item: bytes) -> bool:
-        return bool((self._index.find(pack_items([item])) >= 0).all())
+    def mended(self, before: Collection[bytes]) -> list[bytes]:
+        """Which of the items that failed before the data set asks for, and did not fail again."""
+        index, asked = KeyIndex(pack_items(before)), set()
+        for name in self.modalities:
+            asked.update(np.unique(index.find(self._rows.items[name])).tolist())
+        return [item for number, item in enumerate(before) if number in asked and item not in self.failed]
 
-    def jobs(self, shards: Sequence[Shard]) -> list[Job]:
-        """What is to be done, a job for each shard that holds some of it."""
-        missing = ~self._stored & ~self._refused
-        order = np.argsort(self._shard, kind="stable")
-        cuts = np.searchsorted(self._shard[order], np.arange(len(self._rows.keyed) + 1))
-        found = []
-        for place, one in enumerate(self._rows.keyed):
-            own = order[cuts[place] : cuts[place + 1]]
+    def _different(self) -> tuple[np.ndarray, np.ndarray]:
+        """The different items, `uint8 (m, 16)`, and the place of each one's shard: of equal ones the first's."""
+        stacked = np.stack([self._rows.items[name] for name in self.modalities], axis=1).reshape(-1, len(NO_ITEM))
+        present = np.flatnonzero(stacked.any(axis=1))
+        keys = stacked[present]
+        del stacked
+        own = KeyIndex(keys).first()
+        return keys[own], self._rows.shards(present[own] // len(self.modalities))
+
+    def _jobs(
+        self, shards: Sequence[Shard], keys: np.ndarray, place: np.ndarray, missing: np.ndarray, refused: np.ndarray
+    ) -> Iterator[Job]:
+        cuts = np.searchsorted(place, np.arange(len(self._rows.keyed) + 1))  # first rows ascend, and so do places
+        for one, start, stop in zip(self._rows.keyed, cuts[:-1], cuts[1:], strict=True):
+            own = slice(start, stop)
             if missing[own].any():
-                wanted, refused = (_sorted(self._keys[own[mask[own]]]) for mask in (missing, self._refused))
+                wanted, known = (_sorted(keys[own][mask[own]]) for mask in (missing, refused))
                 # By all that it holds, stored or not: a later run finds the plan of an earlier one.
-                plan = digest(_sorted(self._keys[own]).tobytes())
-                found.append(
-                    Job(one.number, shards[one.number], one.part, self.name, self.modalities, wanted, refused, plan)
-                )
-        return found
+                plan = digest(_sorted(keys[own]).tobytes())
+                yield Job(one.number, shards[one.number], one.part, self.name, self.modalities, wanted, known, plan)
 
 
 def _sorted(keys: np.ndarray) -> np.ndarray:
     """Item keys in the order of their bytes."""
     halves = np.ascontiguousarray(keys).view(">u8").reshape(-1, 2)
     return keys[np.lexsort((halves[:, 1], halves[:, 0]))]
-
-
-def _unpacked(keys: np.ndarray) -> list[bytes]:
-    return [key.tobytes() for key in keys]

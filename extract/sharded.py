@@ -129,8 +129,7 @@ class _Stage:
         self._warn(rows, manifest, wanted)
         parts = tuple(one.part for one in rows.keyed)
         write_view(self._store, _view(wanted, manifest, parts), pending=True)
-        demands = [self._demand(lane, wanted, rows, choice) for lane in _lanes(wanted)]
-        self._encode(demands, wanted, rows)
+        self._encode([self._demand(lane, wanted, rows, choice) for lane in _lanes(wanted)], wanted, rows)
         loading = self._clock.seconds().get("load models", 0.0)
         self._done.encode_seconds = time.perf_counter() - started - loading
         with self._clock.measure("write the view"):
@@ -185,7 +184,6 @@ class _Stage:
                 f"{manifest.path} has no {listing(lacking)}; it has {listing(rows.modalities)}: "
                 "see --modalities and --columns"
             )
-        rows.check_ids()
         other = [name for name in rows.modalities if name not in wanted.encoders]
         if other:
             self._done.warnings.append(f"the data also has {listing(other)}, which is left out: see --modalities")
@@ -207,7 +205,7 @@ class _Stage:
         for path in store.set_aside_damaged(frozenset()):
             self._done.warnings.append(f"{path} was damaged and set aside; its items are encoded again")
         known = {} if self._settings.retry_failed else known_bad(store)
-        found = Demand(rows, lane, store.contents()[1], known)
+        found = Demand(rows, lane, store.contents()[1], known, self._shards)
         _, reason = action_for(found.missing, found.reused, found.items)
         self._done.reasons.update(dict.fromkeys(lane, reason))
         self._done.reused += found.reused
@@ -220,7 +218,7 @@ class _Stage:
     def _encode(self, demands: Sequence[Demand], wanted: Wanted, rows: Rows) -> None:
         """Encodes what is missing, and notes what is wrong with items that failed."""
         by_name = {one.name: one for one in demands}
-        jobs = [job for one in demands for job in one.jobs(self._shards)]
+        jobs = [job for one in demands for job in one.jobs]
         limited = self._settings.fail_fast or self._settings.max_failures is not None
         if jobs:
             with contextlib.closing(self._engine.encode(jobs, wanted, self._clock, self._progress)) as outcomes:
@@ -233,7 +231,7 @@ class _Stage:
             everything = self._failures(one, rows)
             store = self._store.encoder(wanted.encoders[one.name][1].digest)
             before = [bytes.fromhex(failure.item) for failure in store.failures() if failure.item is not None]
-            store.record_failures(everything, [item for item in before if item in one and item not in one.failed])
+            store.record_failures(everything, one.mended(before))
 
     def _count(self, outcome: Outcome) -> None:
         self._done.encoded += len(outcome.encoded)

@@ -3,7 +3,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cache import NO_ITEM, item_key, pack_items
-from cache.find import find_rows
+from cache.find import AT_ONCE, KeyIndex, find_rows
 
 ZERO, ONE, LAST = bytes(8), b"\1" + bytes(7), bytes(7) + b"\1"
 # Few halves, so that keys are stored twice and share the first or the last eight bytes; many end in zeros.
@@ -33,6 +33,22 @@ def test_each_wanted_key_has_the_row_of_a_dictionary(stored, wanted):
 def test_of_equal_stored_keys_the_first_is_found(stored, data):
     wanted = data.draw(st.permutations(stored))
     assert find_rows(pack_items(stored), pack_items(wanted)).tolist() == [stored.index(key) for key in wanted]
+
+
+@given(keys)
+@settings(deadline=None, derandomize=True, database=None)
+def test_equal_stored_keys_have_one_number_and_one_of_them_is_the_first(stored):
+    index = KeyIndex(pack_items(stored))
+    assert index.first().tolist() == sorted({stored.index(key) for key in stored})
+    assert index.repeated().tolist() == [row for row, key in enumerate(stored) if stored.count(key) > 1]
+    numbers = index.numbers().tolist()
+    assert len(set(zip(numbers, stored, strict=True))) == len(set(numbers)) == len(set(stored))
+    assert set(numbers) == set(range(len(set(stored))))
+
+
+def test_more_keys_than_are_looked_up_at_once_have_their_rows():
+    keys = np.random.default_rng(0).integers(0, 256, (2 * AT_ONCE + 3, 16), dtype=np.uint8)
+    assert (find_rows(keys, keys[::-1]) == np.arange(len(keys))[::-1]).all()
 
 
 def test_many_keys_are_found_in_any_order():

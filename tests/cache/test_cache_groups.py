@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from cache import joined_groups
+from cache import NO_ITEM, item_key, joined_groups, key_links, linked_groups, pack_items
 
 columns_of = st.integers(0, 12).flatmap(
     lambda n: st.tuples(
@@ -34,6 +34,19 @@ def components(n, columns):
 def test_groups_are_the_connected_components_numbered_by_first_appearance(case):
     n, columns = case
     assert joined_groups(n, columns).tolist() == (components(n, columns) if n else [])
+
+
+@given(columns_of)
+@settings(deadline=None, derandomize=True, database=None)
+def test_keys_join_as_the_values_that_they_stand_for(case):
+    n, columns = case
+    keys = [pack_items([NO_ITEM if one is None else item_key(str(one)) for one in column]) for column in columns]
+    assert linked_groups(n, [key_links([one]) for one in keys]).tolist() == joined_groups(n, columns).tolist()
+
+
+def test_keys_of_two_columns_join_across_them():
+    columns = [pack_items(map(item_key, "abcd")), pack_items(map(item_key, "xaxy"))]
+    assert linked_groups(4, [key_links(columns)]).tolist() == [0, 0, 0, 1]
 
 
 def test_samples_without_a_value_join_nothing():
