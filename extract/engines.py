@@ -129,6 +129,7 @@ class Local:
                 yield Outcome(job.lane, truncated=lane.encoder.truncated - truncated)
                 with clock.measure("merge segments"):
                     lane.store.consolidate(lane.work.missing)
+            self._runtime().give_back()
 
     def _lane(self, job: Job, wanted: Wanted, clock: Clock) -> Lane:
         spec, key = wanted.encoders[job.lane]

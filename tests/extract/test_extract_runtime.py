@@ -1,8 +1,13 @@
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from cache import DeviceError
 from extract.runtime import choose_runtime
+from tests.conftest import ROOT
 
 GPU = torch.cuda.is_available()
 
@@ -34,6 +39,36 @@ def test_auto_takes_the_gpu():
 def test_unknown_devices_are_refused(device: str):
     with pytest.raises(DeviceError, match="use auto, cpu, cuda, cuda:N or several as cuda:0,cuda:1"):
         choose_runtime(device)
+
+
+KEEPS = """
+import gc
+from pathlib import Path
+import numpy as np
+from extract.runtime import choose_runtime
+from tests.conftest import ROOT
+
+def held():
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")) / 1e3
+
+runtime = choose_runtime("cpu")
+with runtime.replica():
+    blocks = [np.ones(30_000, np.uint8) for _ in range(10_000)]  # 300 MB, of which every hundredth block stays
+    blocks = blocks[::100]
+before = held()
+runtime.give_back()
+print(before - held(), len(blocks))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another library, with another way to keep memory")
+def test_memory_that_was_freed_in_pieces_is_given_back():
+    done = subprocess.run([sys.executable, "-c", KEEPS], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    given, left = done.stdout.split()
+    assert float(given) > 200  # MB
+    assert int(left) == 100
 
 
 def test_segments_say_which_device_and_versions_made_them():

@@ -58,6 +58,19 @@ def whole(bench, rows) -> dict[str, np.ndarray]:
     return found
 
 
+def test_memory_is_given_back_after_each_shard(bench, rows, monkeypatch: pytest.MonkeyPatch):
+    given: list[int] = []
+    monkeypatch.setattr("extract.runtime.Runtime.give_back", lambda runtime: given.append(len(encoded())))
+    store = FeatureStore(bench.store)
+
+    def encoded() -> set[bytes]:
+        return {item for one in store.encoders() for item in one.items()}
+
+    in_shards(bench, rows, 10)
+    assert len(given) == 3
+    assert 0 < given[0] < given[1] < given[2] == len(encoded())
+
+
 def test_one_shard_gives_the_very_store_of_the_whole(bench, rows, whole):
     sharded = in_shards(bench, rows, 1000)
     assert same(table_of(bench, "posts"), whole)
