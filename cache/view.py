@@ -315,13 +315,26 @@ def _arrays_of(name: str, modality: str, encoder: str, path: Path) -> Mapping[st
 
 
 def check_view(store: FeatureStore, name: str, pending: bool = False) -> View:
-    """Opens a view and reads every byte of it; raises as `read_view`, and at once."""
+    """Opens a view and reads every byte of it; raises as `read_view`, and at once.
+
+    Raises:
+        StoreDamaged: a file of its rows is gone: without it the view must not pass for one that was removed.
+    """
     path = store.pending_path(name) if pending else store.view_path(name)
-    check_held(path, *hold(path, "view"))
-    view = read_view(store, name, pending)
-    for part in part_paths(store, view):
-        check_held(part, *hold(part, "view"))
-    return view
+    while True:
+        check_held(path, *hold(path, "view"))
+        view = read_view(store, name, pending)
+        try:
+            for part in part_paths(store, view):
+                check_held(part, *hold(part, "view"))
+        except FileNotFoundError as error:
+            if read_view(store, name, pending).parts != view.parts:  # extracted anew in this moment
+                continue
+            raise StoreDamaged(
+                f"{error.filename} is gone, and {path} names it; run extract again to write it, or remove {path} if "
+                "the data set is not wanted any more"
+            ) from error
+        return view
 
 
 def part_paths(store: FeatureStore, view: View) -> list[Path]:

@@ -20,7 +20,7 @@ from cache import (
     write_part,
     write_view,
 )
-from cache.view import check_view, read_view
+from cache.view import check_held, check_view, read_view
 
 CONTENTS = {"text": ["a", "b", None, "a", "broken", "c", "c"], "image": ["x", None, "y", "z", "x", "x", None]}
 CUTS = [0, 3, 4, 7]
@@ -114,6 +114,36 @@ def test_damage_in_a_part_is_named(house, parted):
     with pytest.raises(StoreDamaged, match=path.name):
         check_view(house.store, "parted")
     assert [path.name in problem for _, problem in verify_store(house.store).findings] == [True]
+
+
+def test_a_part_that_is_gone_is_named_and_no_vector_with_it(house, parted):
+    path = house.store.parts_path("parted") / parted.parts[1].file
+    house.store.view_path("whole").unlink()
+    before = house.store.encoders()[0].segment_paths()
+    path.unlink()
+    ((_, problem),) = verify_store(house.store).findings
+    assert f"{path} is gone" in problem
+    with pytest.raises(StoreDamaged, match=f"{path.name} is gone, and .*parted.view.h5 names it"):
+        collect(house.store)
+    assert house.store.encoders()[0].segment_paths() == before != []
+    house.store.view_path("parted").unlink()  # the way out
+    assert collect(house.store)["items"] == 6
+
+
+def test_a_view_that_is_extracted_anew_while_it_is_checked_is_read_again(house, whole, parted, monkeypatch):
+    inner = check_held
+
+    def meanwhile(path, *held):
+        if path.name == parted.parts[0].file:
+            changed = {**whole.columns, "labels": whole.ids}
+            write_in_parts(house.store, dataclasses.replace(whole, name="parted", columns=changed))
+            for part in parted.parts:
+                (house.store.parts_path("parted") / part.file).unlink(missing_ok=True)
+        inner(path, *held)
+
+    monkeypatch.setattr("cache.view.check_held", meanwhile)
+    found = check_view(house.store, "parted")
+    assert found.labels.tolist() == whole.ids.tolist()
 
 
 def test_a_part_in_the_place_of_another_is_named(house, parted):
