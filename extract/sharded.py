@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -122,7 +123,7 @@ class _Stage:
         choice = self._engine.choose(self._specs(), asking, self._progress)
         self._done.precision = {one: (chosen.spec.precision, chosen.why) for one, chosen in choice.chosen.items()}
         encoders = {one: (chosen.spec, chosen.key) for one, chosen in choice.chosen.items()}
-        wanted = Wanted(_everywhere(self._settings.store), name, encoders, self._judged)
+        wanted = Wanted(_everywhere(self._settings.store), name, encoders, self._judged, secrets.token_hex(8))
         started = time.perf_counter()
         rows = self._key(wanted)
         manifest = rows.manifest()
@@ -266,6 +267,28 @@ class _Stage:
             for name in lane:
                 segments[name] = tuple((segment.path.name, segment.items_crc32) for segment in held)
                 arrays[name] = {"items": rows.items[name], "state": rows.state[name], "row": _places(index, rows, name)}
+        former = self._named()
+        while True:
+            parts = self._write_parts(wanted, rows, groups, arrays)
+            write_view(self._store, _view(wanted, manifest, parts, segments))
+            there = {path.name for path in self._store.parts_path(wanted.name).iterdir()}
+            if there.issuperset(part.file for part in parts):
+                break  # else another extraction took them for those of a view that it replaced
+        with contextlib.suppress(
+            FileNotFoundError, StoreDamaged
+        ):  # another extraction has ended, or is not to be known
+            if any(wanted.run in part.file for part in read_view(self._store, wanted.name, pending=True).parts):
+                remove(self._store.pending_path(wanted.name))
+        # Other files may be those of another extraction that is running; what a killed one left, `cache gc` removes.
+        own = {name for name in there if wanted.run in name} | (former & there)
+        for name in own - self._named():
+            remove(self._store.parts_path(wanted.name) / name)
+        self._done.view = read_view(self._store, wanted.name)
+
+    def _write_parts(
+        self, wanted: Wanted, rows: Rows, groups: np.ndarray, arrays: Mapping[str, Mapping[str, np.ndarray]]
+    ) -> tuple[Part, ...]:
+        """The rows' files as a view names them."""
         parts, by_tuning = [], rows.split_by_tuning(wanted.judged)
         for one, chosen in zip(rows.keyed, rows.slices(), strict=True):
             view = read_part(self._store, wanted.name, one.part)
@@ -274,13 +297,14 @@ class _Stage:
             own = {name: {key: values[chosen] for key, values in found.items()} for name, found in arrays.items()}
             blocks = {name: wanted.block(name, found) for name, found in own.items()}
             parts.append(write_part(self._store, one.number, View(wanted.name, columns, blocks)))
-        write_view(self._store, _view(wanted, manifest, tuple(parts), segments))
-        remove(self._store.pending_path(wanted.name))
-        named = {part.file for part in parts}
-        for path in list(self._store.parts_path(wanted.name).iterdir()):
-            if path.name not in named:
-                remove(path)
-        self._done.view = read_view(self._store, wanted.name)
+        return tuple(parts)
+
+    def _named(self) -> set[str]:
+        """The files of rows that the present view names."""
+        try:
+            return {part.file for part in read_view(self._store, self._settings.name).parts}
+        except (FileNotFoundError, StoreDamaged):  # a new data set; or it is not known what the old one named
+            return set()
 
 
 def _everywhere(store: str | Path) -> str:
