@@ -9,11 +9,14 @@ import pytest
 
 from cache import (
     CacheIncomplete,
+    FeatureStore,
     StoreDamaged,
+    UsageError,
     View,
     collect,
     describe_store,
     load,
+    merge_stores,
     read_part,
     status_of,
     verify_store,
@@ -187,6 +190,30 @@ def test_files_of_rows_stay_while_the_data_set_is_being_extracted(house, whole, 
     house.store.pending_path("parted").unlink()
     assert len(collect(house.store)["files"]) == 4
     assert not folder.exists()
+
+
+def test_a_merge_takes_it_over_in_parts_and_the_same_again_is_the_same(house, whole, parted, tmp_path):
+    house.store.view_path("whole").unlink()
+    taken = FeatureStore(tmp_path / "taken")
+    assert merge_stores(taken, house.store)["data_sets"] == ["parted"]
+    found = read_view(taken, "parted")
+    assert (found.digest, [part.rows for part in found.parts]) == (parted.digest, [3, 1, 3])
+    assert merge_stores(taken, house.store)["data_sets"] == []
+    expected = load(house.store.root, "parted")
+    np.testing.assert_array_equal(load(taken.root, "parted").to_numpy(), expected.to_numpy())
+    np.testing.assert_array_equal(load(taken.root, "parted").groups, expected.groups)
+    assert verify_store(taken).findings == []
+
+
+def test_a_merge_knows_the_same_data_in_parts_and_as_a_whole(house, whole, parted, tmp_path):
+    taken = FeatureStore(tmp_path / "taken")
+    merge_stores(taken, house.store)
+    write_view(taken, dataclasses.replace(read_view(taken, "whole"), name="parted"))
+    assert merge_stores(taken, house.store)["data_sets"] == []
+    labels = np.array([*whole.labels[:6], "other"], dtype=object)
+    write_view(taken, dataclasses.replace(whole, name="parted", columns={**whole.columns, "labels": labels}))
+    with pytest.raises(UsageError, match="different data sets of the same name: parted"):
+        merge_stores(taken, house.store)
 
 
 def test_a_part_can_be_read_by_itself(house, whole, parted):
