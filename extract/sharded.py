@@ -71,6 +71,7 @@ def extract_shards(
     engine: Engine | None = None,
     progress: Progress = silent,
     judged: frozenset[str] | None = None,
+    named: bool = True,
 ) -> Sharded:
     """As `extract`, of a data set that need not fit into memory.
 
@@ -85,12 +86,14 @@ def extract_shards(
         progress: told of what is done.
         judged: of encoders that were tuned, the ids of the rows that judged them. Where the data gives no splits and
             holds all of them, they become `test` and the other labelled rows `train`.
+        named: whether somebody chose the modalities. If not, rows that have others are an error: as a whole, the data
+            would be encoded with them.
 
     Raises:
         DataError, ModelError, DeviceError, StoreError: as `extract`.
     """
     engine = engine or Local(settings.device, settings.compile)
-    return _Stage(shards, settings, engine, progress, judged).run()
+    return _Stage(shards, settings, engine, progress, judged, named).run()
 
 
 class _Stage:
@@ -103,12 +106,14 @@ class _Stage:
         engine: Engine,
         progress: Progress,
         judged: frozenset[str] | None,
+        named: bool,
     ) -> None:
         self._shards = shards
         self._settings = settings
         self._engine = engine
         self._progress = progress
         self._judged = judged
+        self._named_by_user = named
         self._store = FeatureStore(settings.store)
         self._clock = Clock()
         self._done = Extraction(View(settings.name, {}, {}), samples=0)
@@ -188,6 +193,11 @@ class _Stage:
             )
         rows.check_ids()
         other = [name for name in rows.modalities if name not in wanted.encoders]
+        if other and not self._named_by_user:
+            raise DataError(
+                f"{manifest.path} also has {listing(other)}, and its first rows, by which encoders were chosen, have "
+                f"none: name what is to be encoded, as in --modalities {','.join(manifest.modalities)}"
+            )
         if other:
             self._done.warnings.append(f"the data also has {listing(other)}, which is left out: see --modalities")
         try:
