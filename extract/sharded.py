@@ -130,11 +130,15 @@ class _Stage:
         encoders = {one: (chosen.spec, chosen.key) for one, chosen in choice.chosen.items()}
         wanted = Wanted(_everywhere(self._settings.store), name, encoders, self._judged, secrets.token_hex(8))
         started = time.perf_counter()
-        rows = self._key(wanted)
-        manifest = rows.manifest()
-        self._warn(rows, manifest, wanted)
-        parts = tuple(one.part for one in rows.keyed)
-        write_view(self._store, _view(wanted, manifest, parts), pending=True)
+        try:
+            rows = self._key(wanted)
+            manifest = rows.manifest()
+            self._warn(rows, manifest, wanted)
+            write_view(self._store, _view(wanted, manifest, tuple(one.part for one in rows.keyed)), pending=True)
+        except BaseException:
+            with contextlib.suppress(OSError):  # the first error is the one to show
+                self._remove_own(wanted)
+            raise
         demands = [self._demand(lane, wanted, rows, choice) for lane in _lanes(wanted)]
         self._encode(demands, wanted, rows)
         loading = self._clock.seconds().get("load models", 0.0)
@@ -308,6 +312,12 @@ class _Stage:
             blocks = {name: wanted.block(name, found) for name, found in own.items()}
             parts.append(write_part(self._store, one.number, View(wanted.name, columns, blocks)))
         return tuple(parts)
+
+    def _remove_own(self, wanted: Wanted) -> None:
+        """Files of the first reading, which nothing names."""
+        for path in list(self._store.parts_path(wanted.name).iterdir()):
+            if wanted.run in path.name:
+                remove(path)
 
     def _named(self) -> set[str]:
         """The files of rows that the present view names."""

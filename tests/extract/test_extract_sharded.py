@@ -209,6 +209,17 @@ def read_half(posts, half: slice) -> Manifest:
         posts.rows = kept
 
 
+def test_data_that_is_refused_leaves_no_files_of_rows(bench, rows):
+    in_shards(bench, rows, 7, specs=(bench.text,))
+    folder = FeatureStore(bench.store).parts_path("posts")
+    before = sorted(folder.iterdir())
+    twice = Manifest(rows.path, rows.layout, (*rows.samples, rows.samples[0]), rows.notes)
+    with pytest.raises(DataError, match="whose id stands before"):
+        in_shards(bench, twice, 7, specs=(bench.text,))
+    assert sorted(folder.iterdir()) == before
+    assert load(bench.store, "posts").ids.tolist() == [sample.id for sample in rows.samples]
+
+
 def test_failures_stop_it_where_they_are_not_allowed(bench, rows):
     with pytest.raises(DataError, match=r"2 samples failed, 0 are allowed \(p7"):
         in_shards(bench, rows, 4, fail_fast=True)
