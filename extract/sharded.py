@@ -137,7 +137,9 @@ class _Stage:
             write_view(self._store, _view(wanted, manifest, tuple(one.part for one in rows.keyed)), pending=True)
         except BaseException:
             with contextlib.suppress(OSError):  # the first error is the one to show
-                self._remove_own(wanted)
+                for file in self._files():
+                    if wanted.run in file:
+                        remove(self._store.parts_path(name) / file)
             raise
         demands = [self._demand(lane, wanted, rows, choice) for lane in _lanes(wanted)]
         self._encode(demands, wanted, rows)
@@ -281,22 +283,20 @@ class _Stage:
             for name in lane:
                 segments[name] = tuple((segment.path.name, segment.items_crc32) for segment in held)
                 arrays[name] = {"items": rows.items[name], "state": rows.state[name], "row": _places(index, rows, name)}
-        former = self._named()
+        former, folder = self._named(), self._store.parts_path(wanted.name)
         while True:
             parts = self._write_parts(wanted, rows, groups, arrays)
             write_view(self._store, _view(wanted, manifest, parts, segments))
-            there = {path.name for path in self._store.parts_path(wanted.name).iterdir()}
-            if there.issuperset(part.file for part in parts):
-                break  # else another extraction took them for those of a view that it replaced
-        with contextlib.suppress(
-            FileNotFoundError, StoreDamaged
-        ):  # another extraction has ended, or is not to be known
+            # Another extraction may have taken them for those of a view that it replaced.
+            if all((folder / name).is_file() for name in {part.file for part in parts} - self._files()):
+                break
+        with contextlib.suppress(FileNotFoundError, StoreDamaged):  # another extraction has one of its own, or ended
             if any(wanted.run in part.file for part in read_view(self._store, wanted.name, pending=True).parts):
                 remove(self._store.pending_path(wanted.name))
         # Other files may be those of another extraction that is running; what a killed one left, `cache gc` removes.
-        own = {name for name in there if wanted.run in name} | (former & there)
-        for name in own - self._named():
-            remove(self._store.parts_path(wanted.name) / name)
+        own = {name for name in self._files() if wanted.run in name}
+        for name in (own | former) - self._named():
+            remove(folder / name)
         self._done.view = read_view(self._store, wanted.name)
 
     def _write_parts(
@@ -313,11 +313,12 @@ class _Stage:
             parts.append(write_part(self._store, one.number, View(wanted.name, columns, blocks)))
         return tuple(parts)
 
-    def _remove_own(self, wanted: Wanted) -> None:
-        """Files of the first reading, which nothing names."""
-        for path in list(self._store.parts_path(wanted.name).iterdir()):
-            if wanted.run in path.name:
-                remove(path)
+    def _files(self) -> set[str]:
+        """The files of rows that there are, whoever wrote them."""
+        try:
+            return {path.name for path in self._store.parts_path(self._settings.name).iterdir()}
+        except FileNotFoundError:  # the folder goes with the last of them
+            return set()
 
     def _named(self) -> set[str]:
         """The files of rows that the present view names."""
