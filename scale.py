@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,17 +52,18 @@ def in_shards(options: Mapping[str, Any]) -> bool:
 
 def extract_in_shards(data: str, store: Path, name: str, as_json: bool, options: Mapping[str, Any]) -> None:
     """Encodes, and tells what was done."""
-    from extract import Settings, extract_shards, extraction_lines, extraction_result
+    from extract import Settings, extract_shards, extraction_lines, extraction_result, first_rows
 
     started = time.perf_counter()
     shards = _shards(data, options)
-    first = shards[0].read()
-    specs, judged = _specs(first, options)
+    named = parse_modalities(options["modalities"])
+    first = first_rows(shards, named or ())
+    specs, judged = _specs(first, named or first.modalities, options)
     settings = Settings(store, name, specs, **how_to_run(options))
     read = time.perf_counter() - started
     with _engine(options) as engine:
         connected = time.perf_counter() - started - read
-        found = with_bars(lambda bars: extract_shards(shards, settings, engine, bars, judged))
+        found = with_bars(lambda bars: extract_shards(shards, settings, engine, bars, judged, bool(named)))
     seconds = time.perf_counter() - started
     result = extraction_result(found.done, store, read, seconds)
     result |= {"engine": options["engine"], "shards": len(shards), "start_seconds": round(connected, 3)}
@@ -73,9 +74,10 @@ def extract_in_shards(data: str, store: Path, name: str, as_json: bool, options:
     finish(as_json, result, lines, failed_in([found.done], store))
 
 
-def _specs(first: Manifest, options: Mapping[str, Any]) -> tuple[tuple[EncoderSpec, ...], frozenset[str] | None]:
+def _specs(
+    first: Manifest, modalities: Sequence[str], options: Mapping[str, Any]
+) -> tuple[tuple[EncoderSpec, ...], frozenset[str] | None]:
     """The encoders, and of tuned ones the ids of the rows that judged them."""
-    modalities = parse_modalities(options["modalities"]) or first.modalities
     run, judged = options["finetuned"], None
     if run is None:
         specs = chosen_specs(options, modalities, {}, first)

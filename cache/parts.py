@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -24,6 +25,7 @@ class Part:
     digest: str
 
 
+Opened = TypeVar("Opened")
 Open = Callable[[Path], Mapping[str, np.ndarray]]
 """Opens the file of a part, for its columns or for one modality's arrays."""
 
@@ -34,13 +36,13 @@ class Joined(Mapping[str, np.ndarray]):
     Args:
         paths: of the parts' files; at least one.
         names: of the arrays.
-        open_part: gives them of one file.
+        arrays_of: gives them of one file.
     """
 
-    def __init__(self, paths: Sequence[Path], names: Sequence[str], open_part: Open) -> None:
+    def __init__(self, paths: Sequence[Path], names: Sequence[str], arrays_of: Open) -> None:
         self._paths = tuple(paths)
         self._names = tuple(names)
-        self._open = open_part
+        self._open = arrays_of
         self._read: dict[str, np.ndarray] = {}
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -48,23 +50,27 @@ class Joined(Mapping[str, np.ndarray]):
             raise KeyError(name)
         if name not in self._read:
             known: dict[object, object] = {}
-            self._read[name] = np.concatenate([_shared(self._part(path)[name], known) for path in self._paths])
+            self._read[name] = np.concatenate(
+                [_shared(open_part(self._open, path)[name], known) for path in self._paths]
+            )
         return self._read[name]
-
-    def _part(self, path: Path) -> Mapping[str, np.ndarray]:
-        try:
-            return self._open(path)
-        except FileNotFoundError as error:
-            raise CacheIncomplete(
-                f"{path} is gone: the data set was extracted anew while it was read, or the file was removed; open it "
-                "again, or run extract again"
-            ) from error
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def open_part(open_one: Callable[[Path], Opened], path: Path) -> Opened:
+    """The file of a part, opened. Raises CacheIncomplete where it is gone."""
+    try:
+        return open_one(path)
+    except FileNotFoundError as error:
+        raise CacheIncomplete(
+            f"{path} is gone: the data set was extracted anew while it was read, or the file was removed; open it "
+            "again, or run extract again"
+        ) from error
 
 
 def _shared(values: np.ndarray, known: dict[object, object]) -> np.ndarray:

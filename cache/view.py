@@ -24,7 +24,7 @@ from cache.errors import StoreDamaged
 from cache.extent import own_texts, read_extent
 from cache.files import check_held, hold, make_folder, write_sealed
 from cache.key import canonical_json, digest
-from cache.parts import Joined, Part
+from cache.parts import Joined, Part, open_part
 from cache.schema import KEY_DIGEST, PART_NAME, PARTS_SUFFIX, SCHEMA, SEGMENT_NAME, VIEW_SUFFIX
 from cache.store import FeatureStore
 
@@ -92,19 +92,26 @@ def write_view(store: FeatureStore, view: View, pending: bool = False) -> None:
     _write(store.pending_path(view.name) if pending else store.view_path(view.name), view)
 
 
-def write_part(store: FeatureStore, number: int, view: View) -> Part:
-    """Writes some rows of a data set durably, for a view that will name them; `number` tells where they stand."""
+def write_part(store: FeatureStore, number: int, view: View, run: str = "") -> Part:
+    """Writes some rows of a data set durably, for a view that will name them.
+
+    Args:
+        store: the store.
+        number: tells where they stand.
+        view: these rows.
+        run: hex digits that the file's name ends with; of one extraction's own files, which it may remove again.
+    """
     folder = store.parts_path(view.name)
     make_folder(folder, "--store")
     content = digest(canonical_json(_about(view, _described)))
-    name = f"{number:06d}-{content[:16]}{VIEW_SUFFIX}"
+    name = f"{number:06d}-{content[:16]}{run}{VIEW_SUFFIX}"
     _write(folder / name, view)
     return Part(name, len(view), view.digest)
 
 
 def read_part(store: FeatureStore, name: str, part: Part) -> View:
-    """Some rows of the data set `name`. Raises as `read_view`."""
-    return _read(store.parts_path(name) / part.file, name)
+    """Some rows of the data set `name`. Raises CacheIncomplete where their file is gone, else as `read_view`."""
+    return open_part(functools.partial(_read, name=name), store.parts_path(name) / part.file)
 
 
 def _write(path: Path, view: View) -> None:
@@ -297,8 +304,8 @@ def _joined(path: Path, name: str, about: Mapping[str, Any]) -> View:
     paths = [folder / part.file for part in parts]
     blocks = {}
     for one in about["blocks"]:
-        open_part = functools.partial(_arrays_of, name, one["modality"], one["encoder"])
-        blocks[one["modality"]] = _block(one, Joined(paths, _ARRAYS, open_part))
+        arrays_of = functools.partial(_arrays_of, name, one["modality"], one["encoder"])
+        blocks[one["modality"]] = _block(one, Joined(paths, _ARRAYS, arrays_of))
     columns = Joined(paths, (*_TEXTS, "groups"), functools.partial(_columns_of, name))
     return View(name, columns, blocks, dict(about["source"]), parts)
 
@@ -315,13 +322,26 @@ def _arrays_of(name: str, modality: str, encoder: str, path: Path) -> Mapping[st
 
 
 def check_view(store: FeatureStore, name: str, pending: bool = False) -> View:
-    """Opens a view and reads every byte of it; raises as `read_view`, and at once."""
+    """Opens a view and reads every byte of it; raises as `read_view`, and at once.
+
+    Raises:
+        StoreDamaged: a file of its rows is gone: without it the view must not pass for one that was removed.
+    """
     path = store.pending_path(name) if pending else store.view_path(name)
-    check_held(path, *hold(path, "view"))
-    view = read_view(store, name, pending)
-    for part in part_paths(store, view):
-        check_held(part, *hold(part, "view"))
-    return view
+    while True:
+        check_held(path, *hold(path, "view"))
+        view = read_view(store, name, pending)
+        try:
+            for part in part_paths(store, view):
+                check_held(part, *hold(part, "view"))
+        except FileNotFoundError as error:
+            if read_view(store, name, pending).parts != view.parts:  # extracted anew in this moment
+                continue
+            raise StoreDamaged(
+                f"{error.filename} is gone, and {path} names it; run extract again to write it, or remove {path} if "
+                "the data set is not wanted any more"
+            ) from error
+        return view
 
 
 def part_paths(store: FeatureStore, view: View) -> list[Path]:

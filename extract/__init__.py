@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from extract.check.lines import check_lines
     from extract.check.page import write_check
     from extract.check.run import Checked, CheckSettings, check_data
-    from extract.datasets.shards import Shard, parted, shards_of
+    from extract.datasets.shards import Shard, first_rows, parted, shards_of
     from extract.downloads.manners import Manners
     from extract.downloads.result import Downloads
     from extract.downloads.run import download
@@ -49,6 +49,7 @@ _LATE = {
     "Shard": "extract.datasets.shards",
     "Sharded": "extract.sharded",
     "extract_shards": "extract.sharded",
+    "first_rows": "extract.datasets.shards",
     "parted": "extract.datasets.shards",
     "shards_of": "extract.datasets.shards",
     "CheckSettings": "extract.check.run",
@@ -108,6 +109,7 @@ __all__ = [
     "extraction_lines",
     "extraction_result",
     "failed_samples",
+    "first_rows",
     "found_in",
     "inside",
     "is_remote",

@@ -43,12 +43,15 @@ class Wanted:
         name: what it is called.
         encoders: by which each modality goes.
         judged: ids of the rows that judge tuned encoders; None where none were tuned.
+        run: hex digits that the names of this extraction's own files end with: another one that runs at the same
+            time has files of its own.
     """
 
     store: str | Path
     name: str
     encoders: Mapping[str, tuple[EncoderSpec, EncoderKey]]
     judged: frozenset[str] | None = None
+    run: str = ""
 
     def block(self, modality: str, arrays: Mapping[str, np.ndarray] | None = None) -> Block:
         """One modality of some rows; without arrays, of all."""
@@ -118,7 +121,7 @@ def key_shard(number: int, shard: Shard, wanted: Wanted) -> Keyed | DataError:
     return Keyed(
         number,
         Manifest(manifest.path, manifest.layout, (), manifest.notes, manifest.declared),
-        write_part(FeatureStore(wanted.store), number, view),
+        write_part(FeatureStore(wanted.store), number, view, wanted.run),
         pack_items(item_key(sample.id) for sample in samples),
         pack_items(item_key(sample.group) if sample.group else NO_ITEM for sample in samples),
         items,

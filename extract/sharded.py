@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -70,6 +71,7 @@ def extract_shards(
     engine: Engine | None = None,
     progress: Progress = silent,
     judged: frozenset[str] | None = None,
+    named: bool = True,
 ) -> Sharded:
     """As `extract`, of a data set that need not fit into memory.
 
@@ -84,12 +86,14 @@ def extract_shards(
         progress: told of what is done.
         judged: of encoders that were tuned, the ids of the rows that judged them. Where the data gives no splits and
             holds all of them, they become `test` and the other labelled rows `train`.
+        named: whether somebody chose the modalities. If not, rows that have others are an error: as a whole, the data
+            would be encoded with them.
 
     Raises:
         DataError, ModelError, DeviceError, StoreError: as `extract`.
     """
     engine = engine or Local(settings.device, settings.compile)
-    return _Stage(shards, settings, engine, progress, judged).run()
+    return _Stage(shards, settings, engine, progress, judged, named).run()
 
 
 class _Stage:
@@ -102,12 +106,14 @@ class _Stage:
         engine: Engine,
         progress: Progress,
         judged: frozenset[str] | None,
+        named: bool,
     ) -> None:
         self._shards = shards
         self._settings = settings
         self._engine = engine
         self._progress = progress
         self._judged = judged
+        self._named_by_user = named
         self._store = FeatureStore(settings.store)
         self._clock = Clock()
         self._done = Extraction(View(settings.name, {}, {}), samples=0)
@@ -122,13 +128,19 @@ class _Stage:
         choice = self._engine.choose(self._specs(), asking, self._progress)
         self._done.precision = {one: (chosen.spec.precision, chosen.why) for one, chosen in choice.chosen.items()}
         encoders = {one: (chosen.spec, chosen.key) for one, chosen in choice.chosen.items()}
-        wanted = Wanted(_everywhere(self._settings.store), name, encoders, self._judged)
+        wanted = Wanted(_everywhere(self._settings.store), name, encoders, self._judged, secrets.token_hex(8))
         started = time.perf_counter()
-        rows = self._key(wanted)
-        manifest = rows.manifest()
-        self._warn(rows, manifest, wanted)
-        parts = tuple(one.part for one in rows.keyed)
-        write_view(self._store, _view(wanted, manifest, parts), pending=True)
+        try:
+            rows = self._key(wanted)
+            manifest = rows.manifest()
+            self._warn(rows, manifest, wanted)
+            write_view(self._store, _view(wanted, manifest, tuple(one.part for one in rows.keyed)), pending=True)
+        except BaseException:
+            with contextlib.suppress(OSError):  # the first error is the one to show
+                for file in self._files():
+                    if wanted.run in file:
+                        remove(self._store.parts_path(name) / file)
+            raise
         self._encode([self._demand(lane, wanted, rows, choice) for lane in _lanes(wanted)], wanted, rows)
         loading = self._clock.seconds().get("load models", 0.0)
         self._done.encode_seconds = time.perf_counter() - started - loading
@@ -185,6 +197,11 @@ class _Stage:
                 "see --modalities and --columns"
             )
         other = [name for name in rows.modalities if name not in wanted.encoders]
+        if other and not self._named_by_user:
+            raise DataError(
+                f"{manifest.path} also has {listing(other)}, and its first rows, by which encoders were chosen, have "
+                f"none: name what is to be encoded, as in --modalities {','.join(manifest.modalities)}"
+            )
         if other:
             self._done.warnings.append(f"the data also has {listing(other)}, which is left out: see --modalities")
         try:
@@ -264,6 +281,26 @@ class _Stage:
             for name in lane:
                 segments[name] = tuple((segment.path.name, segment.items_crc32) for segment in held)
                 arrays[name] = {"items": rows.items[name], "state": rows.state[name], "row": _places(index, rows, name)}
+        former, folder = self._named(), self._store.parts_path(wanted.name)
+        while True:
+            parts = self._write_parts(wanted, rows, groups, arrays)
+            write_view(self._store, _view(wanted, manifest, parts, segments))
+            # Another extraction may have taken them for those of a view that it replaced.
+            if all((folder / name).is_file() for name in {part.file for part in parts} - self._files()):
+                break
+        with contextlib.suppress(FileNotFoundError, StoreDamaged):  # another extraction has one of its own, or ended
+            if any(wanted.run in part.file for part in read_view(self._store, wanted.name, pending=True).parts):
+                remove(self._store.pending_path(wanted.name))
+        # Other files may be those of another extraction that is running; what a killed one left, `cache gc` removes.
+        own = {name for name in self._files() if wanted.run in name}
+        for name in (own | former) - self._named():
+            remove(folder / name)
+        self._done.view = read_view(self._store, wanted.name)
+
+    def _write_parts(
+        self, wanted: Wanted, rows: Rows, groups: np.ndarray, arrays: Mapping[str, Mapping[str, np.ndarray]]
+    ) -> tuple[Part, ...]:
+        """The rows' files as a view names them."""
         parts, by_tuning = [], rows.split_by_tuning(wanted.judged)
         for one, chosen in zip(rows.keyed, rows.slices(), strict=True):
             view = read_part(self._store, wanted.name, one.part)
@@ -272,13 +309,21 @@ class _Stage:
             own = {name: {key: values[chosen] for key, values in found.items()} for name, found in arrays.items()}
             blocks = {name: wanted.block(name, found) for name, found in own.items()}
             parts.append(write_part(self._store, one.number, View(wanted.name, columns, blocks)))
-        write_view(self._store, _view(wanted, manifest, tuple(parts), segments))
-        remove(self._store.pending_path(wanted.name))
-        named = {part.file for part in parts}
-        for path in list(self._store.parts_path(wanted.name).iterdir()):
-            if path.name not in named:
-                remove(path)
-        self._done.view = read_view(self._store, wanted.name)
+        return tuple(parts)
+
+    def _files(self) -> set[str]:
+        """The files of rows that there are, whoever wrote them."""
+        try:
+            return {path.name for path in self._store.parts_path(self._settings.name).iterdir()}
+        except FileNotFoundError:  # the folder goes with the last of them
+            return set()
+
+    def _named(self) -> set[str]:
+        """The files of rows that the present view names."""
+        try:
+            return {part.file for part in read_view(self._store, self._settings.name).parts}
+        except (FileNotFoundError, StoreDamaged):  # a new data set; or it is not known what the old one named
+            return set()
 
 
 def _everywhere(store: str | Path) -> str:

@@ -82,6 +82,23 @@ def test_data_in_shards_gets_the_columns_of_all_rows(run: Run, tmp_path: Path, m
     assert tables[1].block("tabular").shape == (11, 5)
 
 
+def test_a_modality_that_only_later_shards_have_is_not_left_out(run: Run, tmp_path: Path, models: list[str]) -> None:
+    rows = [{"id": str(n), "text": f"day {n}", "sound": [1.0, float(n)] if n > 3 else None} for n in range(8)]
+    table = tmp_path / "talks.jsonl"
+    table.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    encode = ("extract", table, *models, "--columns", "sound=sound", "--json")
+    assert set(run(*encode, "--name", "whole").json["encoders"]) == {"text", "sound"}
+    refused = run(*encode, "--shard-rows", "2")
+    assert refused.code == 1
+    assert "also has sound" in refused.err
+    assert "--modalities text,sound" in refused.err
+    done = run(*encode, "--shard-rows", "2", "--modalities", "text,sound")
+    assert (done.code, done.json["missing"]) == (0, {"text": 0, "sound": 4}), done.err
+    tables = [load(tmp_path / "features", name) for name in ("whole", "talks")]
+    np.testing.assert_array_equal(tables[0].block("sound"), tables[1].block("sound"))
+    assert run(*encode, "--shard-rows", "2", "--modalities", "text").code == 0
+
+
 def test_the_mosi_layout_needs_no_columns(run: Run, tmp_path: Path, models: list[str]) -> None:
     talks = write_talks(tmp_path / "talks")
     (talks / "sound").rename(talks / "audio")

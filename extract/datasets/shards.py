@@ -113,6 +113,23 @@ def parted(manifest: Manifest, rows: int) -> list[Shard]:
     return [Held(replace(manifest, samples=manifest.samples[start : start + rows])) for start in starts]
 
 
+def first_rows(shards: Sequence[Shard], modalities: Sequence[str] = ()) -> Manifest:
+    """Rows by which encoders are chosen: of the first shard that holds some.
+
+    Args:
+        shards: the data set; at least one.
+        modalities: that these rows are to have; others are added from further shards until they do.
+    """
+    found = shards[0].read()
+    for shard in shards[1:]:
+        if found.samples and set(modalities) <= set(found.modalities):
+            break
+        more = shard.read()
+        if not found.samples or set(modalities) & (set(more.modalities) - set(found.modalities)):
+            found = replace(more, samples=(*found.samples, *more.samples))
+    return found
+
+
 def _files(path: Path, layout: str | None) -> tuple[str, list[Path]]:
     """The layout of what can be read in parts, and its files; none of what cannot."""
     if not path.exists():

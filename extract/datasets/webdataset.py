@@ -68,7 +68,7 @@ def read(path: Path, columns: Mapping[str, str]) -> Manifest:
 
 
 def each_by_itself(path: Path, shards: Sequence[Path], columns: Mapping[str, str]) -> Callable[[Path], Manifest]:
-    """What reads one of the tars of a data set, as `read` reads it among all.
+    """What reads one of the tars of a data set, as `read` reads it among all; one of several may hold no rows.
 
     Args:
         path: of the data set.
@@ -86,13 +86,16 @@ def _read(path: Path, alone: bool, splits: bool, columns: Mapping[str, str], *sh
         part = Part(shard, _ShardRows(), shard.parent, [], name, split=_split(shard) if splits else "")
         _fill(part, f"{shard.stem}/" if name else "", left_out)
         parts.append(part)
+    notes = {"shards": [shard.name for shard in shards], "left_out": left_out}
     if not any(part.rows.rows for part in parts):
-        return checked_manifest(path, "webdataset", (), [one for part in parts for one in part.problems])
+        problems = [one for part in parts for one in part.problems]
+        if len(shards) == 1 and not alone and not problems:  # another may hold some
+            return Manifest(path, "webdataset", (), notes)
+        return checked_manifest(path, "webdataset", (), problems)
     known = list(dict.fromkeys(column for part in parts for column in part.rows.columns))
     own = {column for part in parts for column in part.rows.own}
     for part in parts:  # one meaning in all, whatever each has
         part.rows.columns, part.roles = known, _roles_of(own, known)
-    notes = {"shards": [shard.name for shard in shards], "left_out": left_out}
     return manifest_of(path, "webdataset", parts, columns, notes)
 
 

@@ -9,18 +9,21 @@ import pytest
 
 from cache import (
     CacheIncomplete,
+    FeatureStore,
     StoreDamaged,
+    UsageError,
     View,
     collect,
     describe_store,
     load,
+    merge_stores,
     read_part,
     status_of,
     verify_store,
     write_part,
     write_view,
 )
-from cache.view import check_view, read_view
+from cache.view import check_held, check_view, read_view
 
 CONTENTS = {"text": ["a", "b", None, "a", "broken", "c", "c"], "image": ["x", None, "y", "z", "x", "x", None]}
 CUTS = [0, 3, 4, 7]
@@ -116,6 +119,36 @@ def test_damage_in_a_part_is_named(house, parted):
     assert [path.name in problem for _, problem in verify_store(house.store).findings] == [True]
 
 
+def test_a_part_that_is_gone_is_named_and_no_vector_with_it(house, parted):
+    path = house.store.parts_path("parted") / parted.parts[1].file
+    house.store.view_path("whole").unlink()
+    before = house.store.encoders()[0].segment_paths()
+    path.unlink()
+    ((_, problem),) = verify_store(house.store).findings
+    assert f"{path} is gone" in problem
+    with pytest.raises(StoreDamaged, match=f"{path.name} is gone, and .*parted.view.h5 names it"):
+        collect(house.store)
+    assert house.store.encoders()[0].segment_paths() == before != []
+    house.store.view_path("parted").unlink()  # the way out
+    assert collect(house.store)["items"] == 6
+
+
+def test_a_view_that_is_extracted_anew_while_it_is_checked_is_read_again(house, whole, parted, monkeypatch):
+    inner = check_held
+
+    def meanwhile(path, *held):
+        if path.name == parted.parts[0].file:
+            changed = {**whole.columns, "labels": whole.ids}
+            write_in_parts(house.store, dataclasses.replace(whole, name="parted", columns=changed))
+            for part in parted.parts:
+                (house.store.parts_path("parted") / part.file).unlink(missing_ok=True)
+        inner(path, *held)
+
+    monkeypatch.setattr("cache.view.check_held", meanwhile)
+    found = check_view(house.store, "parted")
+    assert found.labels.tolist() == whole.ids.tolist()
+
+
 def test_a_part_in_the_place_of_another_is_named(house, parted):
     first, second = (house.store.parts_path("parted") / part.file for part in parted.parts[:2])
     first.write_bytes(second.read_bytes())
@@ -157,6 +190,30 @@ def test_files_of_rows_stay_while_the_data_set_is_being_extracted(house, whole, 
     house.store.pending_path("parted").unlink()
     assert len(collect(house.store)["files"]) == 4
     assert not folder.exists()
+
+
+def test_a_merge_takes_it_over_in_parts_and_the_same_again_is_the_same(house, whole, parted, tmp_path):
+    house.store.view_path("whole").unlink()
+    taken = FeatureStore(tmp_path / "taken")
+    assert merge_stores(taken, house.store)["data_sets"] == ["parted"]
+    found = read_view(taken, "parted")
+    assert (found.digest, [part.rows for part in found.parts]) == (parted.digest, [3, 1, 3])
+    assert merge_stores(taken, house.store)["data_sets"] == []
+    expected = load(house.store.root, "parted")
+    np.testing.assert_array_equal(load(taken.root, "parted").to_numpy(), expected.to_numpy())
+    np.testing.assert_array_equal(load(taken.root, "parted").groups, expected.groups)
+    assert verify_store(taken).findings == []
+
+
+def test_a_merge_knows_the_same_data_in_parts_and_as_a_whole(house, whole, parted, tmp_path):
+    taken = FeatureStore(tmp_path / "taken")
+    merge_stores(taken, house.store)
+    write_view(taken, dataclasses.replace(read_view(taken, "whole"), name="parted"))
+    assert merge_stores(taken, house.store)["data_sets"] == []
+    labels = np.array([*whole.labels[:6], "other"], dtype=object)
+    write_view(taken, dataclasses.replace(whole, name="parted", columns={**whole.columns, "labels": labels}))
+    with pytest.raises(UsageError, match="different data sets of the same name: parted"):
+        merge_stores(taken, house.store)
 
 
 def test_a_part_can_be_read_by_itself(house, whole, parted):

@@ -8,14 +8,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache import DataError, FeatureStore, ModelError, UsageError, collect, load, read_view, status_of, verify_store
+from cache import (
+    CacheIncomplete,
+    DataError,
+    FeatureStore,
+    ModelError,
+    UsageError,
+    collect,
+    load,
+    read_view,
+    status_of,
+    verify_store,
+)
 from extract import EncoderSpec, Settings, choose_specs, found_in, read_manifest
 from extract.batching import Budget
 from extract.datasets.shards import parted
 from extract.engines import Local
 from extract.found import columns_in, settled_columns
 from extract.manifest import Manifest
-from extract.sharded import Sharded, extract_shards
+from extract.sharded import Sharded, _Stage, extract_shards
 
 
 @pytest.fixture
@@ -156,6 +167,41 @@ def test_what_a_stopped_run_has_encoded_stays_and_the_next_gets_the_same_bits(be
     assert same(table_of(bench, "posts"), expected)
 
 
+@pytest.mark.parametrize("rows_of_other", [26, 12])
+@pytest.mark.parametrize("step", ["_key", "_demand", "_encode", "_publish", "_write_parts"])
+def test_another_extraction_of_the_same_name_may_end_at_any_moment(bench, rows, monkeypatch, step, rows_of_other):
+    inner = getattr(_Stage, step)
+    other = Manifest(rows.path, rows.layout, rows.samples[:rows_of_other], rows.notes)
+
+    def meanwhile(self, *args):
+        monkeypatch.setattr(_Stage, step, inner)
+        found = inner(self, *args) if step == "_write_parts" else None
+        in_shards(bench, other, 7, specs=(bench.text,))
+        return found or inner(self, *args)
+
+    monkeypatch.setattr(_Stage, step, meanwhile)
+    in_shards(bench, rows, 7, specs=(bench.text,))
+    table, store = load(bench.store, "posts"), FeatureStore(bench.store)
+    assert table.ids.tolist() == [sample.id for sample in rows.samples]
+    assert (verify_store(store).findings, store.pending()) == ([], [])
+    collect(store)
+    assert len(list(store.parts_path("posts").iterdir())) == 4
+    np.testing.assert_array_equal(load(bench.store, "posts").to_numpy(), table.to_numpy())
+
+
+def test_rows_whose_file_another_process_removed_are_an_error(bench, rows, monkeypatch):
+    inner = _Stage._encode
+
+    def meanwhile(self, *args):
+        for path in FeatureStore(bench.store).parts_path("posts").iterdir():
+            path.unlink()
+        inner(self, *args)
+
+    monkeypatch.setattr(_Stage, "_encode", meanwhile)
+    with pytest.raises(CacheIncomplete, match=r"posts.parts/.* is gone: .* run extract again"):
+        in_shards(bench, rows, 7, specs=(bench.text,))
+
+
 def test_rows_that_share_an_id_are_named_wherever_they_stand(bench, posts):
     posts.rows.append({**posts.rows[1], "text": "another"})
     manifest = Manifest(posts.folder, "table", ())
@@ -174,6 +220,17 @@ def read_half(posts, half: slice) -> Manifest:
         return posts.read()
     finally:
         posts.rows = kept
+
+
+def test_data_that_is_refused_leaves_no_files_of_rows(bench, rows):
+    in_shards(bench, rows, 7, specs=(bench.text,))
+    folder = FeatureStore(bench.store).parts_path("posts")
+    before = sorted(folder.iterdir())
+    twice = Manifest(rows.path, rows.layout, (*rows.samples, rows.samples[0]), rows.notes)
+    with pytest.raises(DataError, match="whose id stands before"):
+        in_shards(bench, twice, 7, specs=(bench.text,))
+    assert sorted(folder.iterdir()) == before
+    assert load(bench.store, "posts").ids.tolist() == [sample.id for sample in rows.samples]
 
 
 def test_failures_stop_it_where_they_are_not_allowed(bench, rows):

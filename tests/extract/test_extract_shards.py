@@ -9,7 +9,7 @@ from pyarrow import parquet
 
 from cache import DataError
 from extract import read_manifest
-from extract.datasets.shards import Shard, parted, shards_of
+from extract.datasets.shards import Shard, first_rows, parted, shards_of
 from tests.extract.test_extract_webdataset import write as write_tar
 
 
@@ -64,6 +64,28 @@ def test_a_tar_is_a_shard(tmp_path: Path):
     shards = shards_of(tmp_path, 1)
     assert rows_of(shards) == list(read_manifest(tmp_path).samples)
     assert [len(shard.read().samples) for shard in shards] == [2, 2, 1]
+
+
+def test_one_of_several_tars_may_be_empty(tmp_path: Path):
+    write_tar(tmp_path / "0.tar", {})
+    write_tar(tmp_path / "1.tar", {"a.txt": "text a", "a.png": "picture"})
+    shards = shards_of(tmp_path, 1)
+    assert rows_of(shards) == list(read_manifest(tmp_path).samples)
+    assert [len(shard.read().samples) for shard in shards] == [0, 1]
+    assert first_rows(shards).modalities == ("text", "image")
+    (tmp_path / "1.tar").unlink()
+    (shard,) = shards_of(tmp_path, 1)
+    with pytest.raises(DataError, match="holds no rows"):
+        shard.read()
+
+
+def test_encoders_are_chosen_by_rows_that_have_what_was_named(tmp_path: Path):
+    for number, suffix in enumerate(["txt", "txt", "png", "png"]):
+        write_tar(tmp_path / f"{number}.tar", {f"a.{suffix}": f"content {number}"})
+    shards = shards_of(tmp_path, 1)
+    assert [one.id for one in first_rows(shards).samples] == ["0/a"]
+    assert [one.id for one in first_rows(shards, ["text", "image"]).samples] == ["0/a", "2/a"]
+    assert [one.id for one in first_rows(shards, ["audio"]).samples] == ["0/a"]
 
 
 def test_other_layouts_are_read_and_parted_by_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
