@@ -72,17 +72,30 @@ class Failures:
         ]
 
 
-def typed_command(*more: str, without: Iterable[str] = ()) -> str:
-    """The command as it was typed, to be copied into a shell.
+def typed_command() -> str:
+    """The command for the record: the same words on every machine."""
+    return shlex.join(["pipeline.py", *sys.argv[1:]])
+
+
+def retry_command(*more: str, without: Iterable[str] = ()) -> str:
+    """The command as it was typed, with the Python that runs it, to be copied into a shell.
 
     Args:
-        more: options that are added unless they were typed.
+        more: options that are added unless the first of them was typed.
         without: flags that are left out.
     """
     typed = [word for word in sys.argv[1:] if word not in set(without)]
     if more and more[0] not in typed:
-        typed += more
-    return shlex.join(["pipeline.py", *typed])
+        end = typed.index("--") if "--" in typed else len(typed)  # what follows are no options
+        typed[end:end] = more
+    return shlex.join([*program(), *typed])
+
+
+def program() -> list[str]:
+    """What stands before the arguments, such as `.venv/bin/python pipeline.py`; the name where a program calls us."""
+    words, arguments = sys.orig_argv, sys.argv[1:]
+    before = len(words) - len(arguments)
+    return words[:before] if words[before:] == arguments and before > 0 else ["pipeline.py"]
 
 
 def finish(as_json: bool, result: Mapping[str, Any], lines: Iterable[str], failures: Failures | None = None) -> None:

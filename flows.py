@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from console import chosen_specs, how_to_run, parse_modalities, read_data, with_bars
-from endings import Failures, finish, typed_command
+from endings import Failures, finish, program, retry_command, typed_command
 
 if TYPE_CHECKING:
     from cache import DataSet, View
@@ -61,21 +61,21 @@ def failed_in(dones: Sequence[Extraction], store: Path, retry: str | None = None
     shown = list(dict.fromkeys(line for lines, _ in told for line in lines))
     lists = list(dict.fromkeys(path for _, paths in told for path in paths))
     before = "correct them, for equal bytes will fail again"
-    return Failures(count, "samples", shown, lists, retry or typed_command("--retry-failed"), before)
+    return Failures(count, "samples", shown, lists, retry or retry_command("--retry-failed"), before)
 
 
 def failed_fits(done: Ablated) -> Failures | None:
     """Fits that an ablation could not make; None where there are none."""
     if not done.failed:
         return None
-    retry = typed_command("--out", str(done.folder))
+    retry = retry_command("--out", str(done.folder))
     return Failures(len(done.failed), "fits", done.failed[:SHOWN_FITS], [done.folder / "failures.jsonl"], retry)
 
 
 def failed_files(paths: Sequence[str], what: str, code: int) -> Failures | None:
     """Files of a store that were found damaged; None where there are none."""
     before = "run the extract of each data set that needs them, which encodes their items again"
-    return Failures(len(paths), what, paths, [], typed_command(), before, code) if paths else None
+    return Failures(len(paths), what, paths, [], retry_command(), before, code) if paths else None
 
 
 def planned_fit(data: DataSet, head: str, params: Mapping[str, Any], memory: str | None) -> Planned:
@@ -195,7 +195,7 @@ def demo_extract(data: Path, text_model: Path, store: Path, seed: int) -> list[s
     done = with_bars(lambda bars: extract(manifest, Settings(store, "posts", (text, image)), bars))
     lines = extraction_lines(manifest, done, store, time.perf_counter() - started)[:-1]
     options = ["--store", store, "--name", "posts", "--text-model", text_model, "--random-init", seed, "--retry-failed"]
-    failures = failed_in([done], store, shlex.join(["pipeline.py", "extract", *map(str, [data, *options])]))
+    failures = failed_in([done], store, shlex.join([*program(), "extract", *map(str, [data, *options])]))
     return [*lines, *(failures.lines() if failures else ())]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ import click
 
 from cache import DataError, FeatureStore, UsageError, fold_view_name, listing
 from console import chosen_specs, how_to_run, parse_modalities, tuning_wanted, with_bars
-from endings import finish, typed_command
+from endings import finish, retry_command
 from flows import failed_in
 from tuning import TUNED_FILE, finetuned, read_json, specs_in
 
@@ -167,8 +166,8 @@ def encode_tuned(manifest: Manifest, name: str, store: Path, as_json: bool, opti
 def _retry(run: Path, options: Mapping[str, Any]) -> str:
     """The command that tries failed samples again by the same encoders; nothing is tuned again for it."""
     if not options["finetune"]:
-        return typed_command("--retry-failed")
-    return f"{typed_command('--retry-failed', without=['--finetune'])} --finetuned {shlex.quote(str(run))}"
+        return retry_command("--retry-failed")
+    return retry_command("--finetuned", str(run), "--retry-failed", without=["--finetune", "--retry-failed"])
 
 
 def _tuned_first(manifest: Manifest, name: str, store: Path, options: Mapping[str, Any]) -> Path | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from cache import (
     UsageError,
     canonical_json,
     digest,
+    from_json,
     make_folder,
     table_of,
     unpack_items,
@@ -339,7 +339,7 @@ def _is(path: Path, state: Mapping[str, Any]) -> bool:
 def read_json(path: Path) -> dict[str, Any]:
     """A file of a fine-tuning. Raises UsageError where it cannot be read."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read: {error}; run finetune again with another --out") from error
     return content if isinstance(content, dict) else {}

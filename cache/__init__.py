@@ -29,7 +29,7 @@ from cache.files import (
 from cache.find import KeyIndex
 from cache.folds import CrossFitted, DataSet, load_data_set, load_folds, tables_of
 from cache.groups import joined_groups, key_links, linked_groups
-from cache.key import NO_ITEM, EncoderKey, canonical_json, digest, item_key, pack_items, unpack_items
+from cache.key import NO_ITEM, EncoderKey, canonical_json, digest, from_json, item_key, pack_items, unpack_items
 from cache.labels import CLASSIFICATION, REGRESSION, SPLITS, TASKS, label_numbers, task_of
 from cache.merge import merge_stores
 from cache.names import fold_view_name
@@ -101,6 +101,7 @@ __all__ = [
     "export_table",
     "finding_lines",
     "fold_view_name",
+    "from_json",
     "is_written",
     "item_key",
     "join_items",

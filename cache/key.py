@@ -25,6 +25,14 @@ def canonical_json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
+def from_json(text: str) -> Any:
+    """What JSON of a file says. Raises ValueError for what is none, also where it nests too deep to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("lists or objects within each other, too deep to be read") from error
+
+
 def digest(*parts: bytes) -> str:
     """Hex digest of the parts, each preceded by its length so that no two lists collide."""
     state = hashlib.blake2b(digest_size=ITEM_BYTES)

@@ -86,6 +86,6 @@ def label_numbers(labels: Sequence[str] | np.ndarray) -> np.ndarray:
 
 def _number(label: str) -> float:
     try:
-        return float(label)
+        return float("nan") if "_" in label else float(label)  # Python reads 2020_01 as 202001
     except ValueError:
         return float("nan")

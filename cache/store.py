@@ -16,7 +16,7 @@ from cache import copies
 from cache.batches import plan_paths, read_batches
 from cache.errors import CacheIncomplete, StoreDamaged, StoreError, UsageError
 from cache.files import check_seal, make_folder, remove, replacing, with_seal, write_json
-from cache.key import EncoderKey, pack_items, unpack_items
+from cache.key import EncoderKey, from_json, pack_items, unpack_items
 from cache.names import choose_name, families_in, fold_view_name
 from cache.remote import afresh, each, elsewhere, place
 from cache.schema import (
@@ -76,7 +76,7 @@ class EncoderStore:
         """
         path = self.folder / KEY_FILE
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = from_json(path.read_text(encoding="utf-8"))
             check_seal(content, {"fields", "name"})
             key = EncoderKey(content["fields"], content["name"])
         except StoreError:  # that says nothing about what it holds
@@ -280,7 +280,7 @@ def _failure_lines(entries: Sequence[Failure]) -> str:
 def _read_failures(text: str) -> list[Failure]:
     """The inverse of `_failure_lines`; raises ValueError, KeyError or TypeError for anything else."""
     # Not splitlines: it also parts at line separators that JSON leaves in strings.
-    contents = [json.loads(line) for line in text.split("\n") if line.strip()]
+    contents = [from_json(line) for line in text.split("\n") if line.strip()]
     names = {"id", "reason", "digest", "decoder"}
     for content in contents:
         sealed = "crc32" in content or "lines" in content  # a line of the first version has neither

@@ -21,6 +21,10 @@ MAX_PIXELS = 178_956_970
 """Pictures with more pixels are refused as bombs; Pillow's own limit for an error. All pictures that are in memory
 at the same time have no more either."""
 
+MOST_SCANS = 500
+"""Of a JPEG: encoders write a dozen, and each goes over all of its pixels, though it may be some bytes long. A megabyte
+of them would be decoded for minutes."""
+
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -277,12 +281,23 @@ def _open_ended(raw: bytes) -> bytes:
         if mark in (0xC0, 0xC1) and at + 9 < len(raw):  # a frame of so many colours
             parts = raw[at + 9]
         elif 0xC2 <= mark <= 0xCF and mark not in (0xC4, 0xC8, 0xCC):  # a frame of another kind
-            return raw
+            return _with_few_scans(raw, at)
         elif mark == 0xDA:  # the scan
             end = _MARK.search(raw, at + 2 + length)
             whole = raw[at + 4] == parts and end is not None and raw[end.start() + 1] == 0xD9
-            return raw[: end.start()] + b"\xff\x00" * 8 if whole and end is not None else raw
+            return raw[: end.start()] + b"\xff\x00" * 8 if whole and end is not None else _with_few_scans(raw, at)
         at += 2 + length
+    return raw
+
+
+def _with_few_scans(raw: bytes, at: int) -> bytes:
+    """A JPEG as it is. Raises DecodeError where its picture has more than MOST_SCANS scans from `at` on."""
+    scans = 0
+    while (found := _MARK.search(raw, at)) is not None and raw[found.end() - 1] != 0xD9:
+        scans += raw[found.end() - 1] == 0xDA
+        if scans > MOST_SCANS:
+            raise DecodeError(f"a JPEG of more than {MOST_SCANS} scans is refused")
+        at = found.end() + int.from_bytes(raw[found.end() : found.end() + 2], "big")
     return raw
 
 

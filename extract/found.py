@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cache import DataError, UsageError, listing
+from cache import DataError, UsageError, label_numbers, listing
 from extract.arrays import array_width
 from extract.decode import DecodeError
 from extract.encoders.spec import ARRAY, AUDIO, DEFAULT_MODELS, TABULAR, kind_of
@@ -139,8 +139,5 @@ def settled_columns(parts: Iterable[Mapping[str, Column]]) -> tuple[tuple[str, t
 
 def number_of(cell: str) -> float | None:
     """The finite number that a cell holds, else None."""
-    try:
-        value = float(cell)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+    [value] = label_numbers([cell])
+    return float(value) if math.isfinite(value) else None

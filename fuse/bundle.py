@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,17 @@ from safetensors.numpy import load as parse
 from safetensors.numpy import save as serialize
 from sklearn.base import BaseEstimator
 
-from cache import PipelineError, UsageError, check_seal, digest, make_folder, replacing, with_seal, write_json
+from cache import (
+    PipelineError,
+    UsageError,
+    check_seal,
+    digest,
+    from_json,
+    make_folder,
+    replacing,
+    with_seal,
+    write_json,
+)
 from fuse.estimators import FusionHead
 from fuse.inputs import BlockScaler
 from fuse.registry import HEADS
@@ -58,7 +67,7 @@ def load(folder: str | Path) -> FusionHead:
     """
     folder = Path(folder)
     try:
-        content = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        content = from_json((folder / STATE).read_text(encoding="utf-8"))
         raw = (folder / TENSORS).read_bytes()
         tensors = parse(raw)
         if content["schema"] != RUN_SCHEMA:

@@ -13,7 +13,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
-from cache import FeatureTable, UsageError, listing
+from cache import FeatureTable, UsageError, label_numbers, listing
 from fuse.inputs import ANONYMOUS, Inputs, read_inputs
 
 _Head = TypeVar("_Head", bound="FusionHead")
@@ -218,10 +218,14 @@ def as_numbers(y: Any) -> Any:
     labels = np.asarray(y)
     if labels.dtype.kind != "U":
         return y
-    try:
-        return np.array([float(label) for label in labels.tolist()])
-    except ValueError as error:
-        raise UsageError(f"a regressor needs numbers as labels: {error}; classify, or correct the labels") from error
+    numbers = label_numbers(labels.tolist())
+    wrong = labels[np.isnan(numbers)].tolist()
+    if wrong:
+        raise UsageError(
+            f"a regressor needs numbers as labels: {len(wrong)} are none, such as {wrong[0]!r}; classify, or "
+            "correct the labels"
+        )
+    return numbers
 
 
 def require_positive(estimator: BaseEstimator, *names: str, zero: bool = False, integer: bool = False) -> None:

@@ -64,7 +64,8 @@ def regression_metrics(y_true: np.ndarray, y_pred: np.ndarray) -> dict[str, Any]
         truth is 0 left out; None where that is all), `acc2_gt0`, `f1_gt0` (more than 0 against the
         rest, all rows: CM-BERT's). F1 is weighted by true support. `n`.
     """
-    varies = len(y_true) > 1 and np.ptp(y_true) > 0 and np.ptp(y_pred) > 0
+    # What rounding leaves of a constant would correlate by chance
+    varies = len(y_true) > 1 and all(np.ptp(y) > 1e-12 * np.abs(y).max() for y in (y_true, y_pred))
     sides = {
         "has0": (y_true >= 0, y_pred >= 0),
         "non0": (y_true[y_true != 0] > 0, y_pred[y_true != 0] > 0),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-import json
 import platform
 import time
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from cache import (
     Progress,
     UsageError,
     check_seal,
+    from_json,
     make_folder,
     new_folder,
     silent,
@@ -268,7 +268,7 @@ def load_run(folder: str | Path) -> Run:
     """
     folder = Path(folder)
     try:
-        content = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        content = from_json((folder / RUN_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UsageError(
             f"{folder} holds no finished run (looked for {RUN_FILE}); give a folder that fuse wrote"

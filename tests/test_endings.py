@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from endings import Failures, typed_command, visible
-from tests.conftest import Result
+from endings import Failures, retry_command, typed_command, visible
+from tests.conftest import ROOT, Result
 
 Run = Callable[..., Result]
 ESCAPES = "\x1b[31mred\x1b]0;title\x07\r\x9b2J\u202eabc\ud800"
@@ -125,8 +126,26 @@ def test_damage_in_the_store_ends_with_what_to_do(typed: Run, extracted: Path) -
 
 def test_what_was_typed_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["x/pipeline.py", "extract", "my posts", "--finetune"])
-    assert typed_command("--retry-failed") == "pipeline.py extract 'my posts' --finetune --retry-failed"
-    assert typed_command(without=["--finetune"]) == "pipeline.py extract 'my posts'"
+    assert retry_command("--retry-failed") == "pipeline.py extract 'my posts' --finetune --retry-failed"
+    assert retry_command(without=["--finetune"]) == "pipeline.py extract 'my posts'"
+    assert typed_command() == "pipeline.py extract 'my posts' --finetune"
+    monkeypatch.setattr(sys, "argv", ["pipeline.py", "extract", "--store", "s", "--", "-posts"])
+    assert retry_command("--retry-failed") == "pipeline.py extract --store s --retry-failed -- -posts"
+    monkeypatch.setattr(sys, "orig_argv", ["my python", "-P", "pipeline.py", *sys.argv[1:]])
+    assert retry_command() == "'my python' -P pipeline.py extract --store s -- -posts"
+    assert typed_command().startswith("pipeline.py extract")
+
+
+@pytest.mark.slow
+def test_what_is_printed_is_a_command_of_the_shell(extracted: Path) -> None:
+    store = (extracted / "features").rename(extracted / "its 'own' store")
+    [segment, *_] = store.glob("*/*.h5")
+    segment.write_bytes(segment.read_bytes()[:-1])
+    ways = {"cwd": extracted, "capture_output": True, "text": True, "check": False, "timeout": 60}
+    done = subprocess.run([sys.executable, ROOT / "pipeline.py", "cache", "verify", "--store", store.name], **ways)
+    again = subprocess.run(["sh", "-c", done.stdout.splitlines()[-1]], **ways)
+    assert (again.returncode, again.stdout) == (done.returncode, done.stdout) == (1, done.stdout)
+    assert "1 file failed" in again.stdout
 
 
 def test_no_control_character_reaches_a_terminal() -> None:

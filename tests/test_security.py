@@ -454,6 +454,18 @@ def test_a_run_that_someone_sent_is_checked(run: Run, extracted: Path, change: d
     assert done.err.startswith("error: ")
 
 
+@pytest.mark.parametrize("name", ["run.json", "model/model.json", "key.json", "failures.jsonl"])
+def test_lists_within_lists_without_end_are_refused(run: Run, extracted: Path, name: str) -> None:
+    of_run = name in ("run.json", "model/model.json")
+    folder = extracted / "r" if of_run else next((extracted / "features").glob("*/key.json")).parent
+    if of_run:
+        assert run("fuse", "--head", "text", "--out", "r", "--folds", 2).code == 0
+    (folder / name).write_text("[" * 100_000)
+    done = run("predict", "--run", "r", "posts") if of_run else run("cache", "verify")
+    assert done.code == 1
+    assert "too deep to be read" in done.err + done.out
+
+
 @pytest.mark.parametrize("path", ["../away", "../../away"])
 def test_a_tuning_that_someone_sent_names_nothing_outside_of_its_folder(tmp_path: Path, path: str) -> None:
     from tuning import specs_in

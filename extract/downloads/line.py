@@ -97,7 +97,7 @@ class Line:
         headers = {name.lower(): value.decode("latin-1") for name, value in response.headers}
         status, most = response.status, self._manners.most_bytes
         if status in REDIRECTS:
-            return _moved(url, headers.get(b"location", ""))
+            return _moved(url, _beyond_ascii(headers.get(b"location", "")))
         if status in PASSING:
             raise FetchError(f"the server answered {status}", wait=_asked_wait(headers), busy=status in BUSY)
         if status != 200:
@@ -139,6 +139,15 @@ def host_of(address: str) -> str:
         return parsed(address).raw_host.decode("ascii")
     except FetchError:  # said when the file's turn comes
         return ""
+
+
+def _beyond_ascii(location: str) -> str:
+    """An address read as Latin-1 as browsers take it: UTF-8 where it is that, else byte by byte."""
+    raw = location.encode("latin-1")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return "".join(chr(byte) if byte < 128 else f"%{byte:02X}" for byte in raw)
 
 
 def _moved(url: httpx2.URL, location: str) -> Moved:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,21 +26,38 @@ class FailedDownload:
     attempts: int
     time: str
 
+    def __post_init__(self) -> None:
+        """Raises TypeError where it was read from what we did not write."""
+        strings = all(isinstance(one, str) for one in (self.url, self.reason, self.time))
+        if not (strings and isinstance(self.final, bool) and isinstance(self.attempts, int)):
+            raise TypeError("no record of a download")
+
 
 def read_failures(folder: Path) -> dict[str, FailedDownload]:
-    """What is recorded in a folder of downloads, by address. Raises StoreError where it cannot be read."""
+    """What is recorded in a folder of downloads, by address.
+
+    The folder lies in the data, which may be a stranger's: a link would lead to where we then write, and a pipe
+    would be waited for.
+
+    Raises:
+        StoreError: it cannot be read, or is no plain file.
+    """
     path = folder / FAILURES_FILE
     try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise StoreError(f"{path} is no plain file, but a link, pipe, folder or device; remove it")
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return {}
+    except StoreError:
+        raise
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}; give it back its rights, or remove it") from error
     found: dict[str, FailedDownload] = {}
     for line in lines:
         try:
             one = FailedDownload(**json.loads(line))
-        except (TypeError, ValueError):  # the line that a kill has cut off: that file is tried again
+        except (TypeError, ValueError, RecursionError):  # such as what a kill has cut off: that file is tried again
             continue
         found[one.url] = one
     return found

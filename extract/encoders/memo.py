@@ -9,12 +9,11 @@ deleted at any time.
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cache import KEY_SCHEMA, EncoderKey, StoreError, canonical_json, digest, write_json
+from cache import KEY_SCHEMA, EncoderKey, StoreError, canonical_json, digest, from_json, write_json
 from extract.encoders.spec import ARRAY, TABULAR, EncoderSpec
 
 MEMO_FILE = "encoders.json"
@@ -57,7 +56,7 @@ def _state(path: Path) -> list[int] | None:
 def _read(root: Path) -> dict[str, Any]:
     """The entries; none where the file is absent or damaged: then keys are computed anew."""
     try:
-        content = json.loads((root / MEMO_FILE).read_text(encoding="utf-8"))
+        content = from_json((root / MEMO_FILE).read_text(encoding="utf-8"))
         entries: dict[str, Any] = content["entries"]
         return entries if content["digest"] == digest(canonical_json(entries)) else {}
     except StoreError:  # a store that lies elsewhere cannot be asked

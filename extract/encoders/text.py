@@ -31,6 +31,8 @@ LETTERS_A_TOKEN, LAST_WORDS = 32, 4
 TOKENIZE_AT_ONCE = 4096
 COUNTED_AT_ONCE = 1_000_000
 """Characters: what the tokenizer says of each takes some hundred bytes."""
+LEAST_LENGTH = 3
+"""Tokens: a word between the two that stand around every text."""
 _REMEDY = (
     "Give a folder with config.json, tokenizer and weights by --text-model FOLDER, or --random-init SEED where only "
     "weights are lacking"
@@ -210,6 +212,12 @@ def _refuse_tokenizer(model: str, tokenizer: Any, config: Any) -> None:
             f"the tokenizer of {model} has token ids up to {max(words.values())}, its config.json a vocab_size of "
             f"{config.vocab_size}; they are of different models"
         )
+    longest = tokenizer.model_max_length
+    if not isinstance(longest, int | float) or not longest >= LEAST_LENGTH:  # also of NaN
+        raise ModelError(
+            f"the tokenizer of {model} has a model_max_length of {longest!r}, expected a number of tokens, "
+            f"{LEAST_LENGTH} or more; correct it in tokenizer_config.json, or take it out"
+        )
 
 
 def longest_text(spec: EncoderSpec, tokenizer: Any, config: Any) -> int:
@@ -217,11 +225,11 @@ def longest_text(spec: EncoderSpec, tokenizer: Any, config: Any) -> int:
     positions = int(getattr(config, "max_position_embeddings", 512))
     if config.model_type in ("roberta", "xlm-roberta", "camembert", "longformer"):
         positions -= int(config.pad_token_id) + 1  # their positions start behind the padding index
-    longest = min(positions, int(tokenizer.model_max_length))
+    longest = int(min(positions, tokenizer.model_max_length))
     if spec.max_length is None:
         return longest
-    if not 3 <= spec.max_length <= longest:
-        raise UsageError(f"--max-length {spec.max_length}: {spec.model} takes 3 to {longest} tokens")
+    if not LEAST_LENGTH <= spec.max_length <= longest:
+        raise UsageError(f"--max-length {spec.max_length}: {spec.model} takes {LEAST_LENGTH} to {longest} tokens")
     return spec.max_length
 
 

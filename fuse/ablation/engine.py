@@ -21,6 +21,7 @@ from cache import (
     Progress,
     UsageError,
     canonical_json,
+    from_json,
     listing,
     make_folder,
     replacing,
@@ -313,7 +314,7 @@ def _refuse_other(folder: Path, state: Mapping[str, Any]) -> None:
 
 def _state(folder: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+        content = from_json((folder / STATE_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cache import PipelineError, UsageError, make_folder, replacing
+from cache import PipelineError, UsageError, from_json, make_folder, replacing
 from fuse.ablation.conclusions import conclusions
 from fuse.ablation.engine import FITS, STATE_FILE
 from fuse.ablation.results import joined, read_results
@@ -139,7 +139,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
         UsageError: there is none, or it is damaged or of another version.
     """
     try:
-        content = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        content = from_json((folder / SUMMARY).read_text(encoding="utf-8"))
         finished = (folder / RUN_FILE).exists()
     except FileNotFoundError as error:
         raise UsageError(
@@ -155,5 +155,5 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 
 def _state(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+    content: dict[str, Any] = from_json((folder / STATE_FILE).read_text(encoding="utf-8"))
     return content

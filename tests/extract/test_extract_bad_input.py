@@ -7,6 +7,7 @@ import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image, features
 
 from cache import DataError
 from extract import read_manifest
+from extract.decode import DecodeError, decode_image
 from tests.extract.conftest import POSITIONS, Bench
 
 BEGUN = (8, 8, 200)
@@ -204,3 +206,18 @@ def test_labels_of_several_types_in_json_lines_are_their_texts(tmp_path: Path):
     (tmp_path / "posts.jsonl").write_text('{"text": "a", "label": ["x"]}\n{"text": "a", "label": {"y": 1}}\n')
     with pytest.raises(DataError, match="line 1: label must be text or a number, found list"):
         read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "options", [{"progressive": True}, {"progressive": True, "exif": b"Exif\0\0" + b"\xff\xda" * 600}]
+)
+def test_a_jpeg_of_very_many_scans_is_refused_before_it_is_decoded(options: dict[str, Any]):
+    raw = saved(Image.new("RGB", (64, 64), "red"), "JPEG", **options)
+    first = raw.rindex(b"\xff\xc4")  # the last scan and its code, which may follow any number of times
+    scan, start, end = raw[first:-2], raw[:first], raw[-2:]
+    assert b"\xff\xda" in scan
+    plain_pixels = np.asarray(decode_image(raw))
+    for many in (start + scan * 400 + end, raw + b"\xff\xda" * 600):  # the latter as a film behind the picture
+        np.testing.assert_array_equal(np.asarray(decode_image(many)), plain_pixels)
+    with pytest.raises(DecodeError, match="more than 500 scans"):
+        decode_image(start + scan * 600 + end)

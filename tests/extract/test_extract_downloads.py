@@ -97,9 +97,24 @@ def test_what_is_odd_but_honest_is_fetched(tmp_path: Path, web: Web):
         **{f"/{n}": sends(b"", 307, Location=f"{n + 1}") for n in range(1, 5)},
         "/5": sends(JPEG),
         "/m%C3%BCnchen%20(1).jpg?a=b%20c": sends(JPEG),
+        "/utf-8": raw(b"HTTP/1.1 302 Found\r\nLocation: /caf\xc3\xa9.jpg\r\nContent-Length: 0\r\n\r\n"),
+        "/caf%C3%A9.jpg": sends(JPEG),
+        "/latin-1": raw(b"HTTP/1.1 302 Found\r\nLocation: /caf\xe9.jpg\r\nContent-Length: 0\r\n\r\n"),
+        "/caf%E9.jpg": sends(JPEG),
     }
     web.pages = pages
-    ends = ["/page", "/open", "/old", "/chunks", "/slow", "/early", "/far", "/münchen (1).jpg?a=b c"]
+    ends = [
+        "/utf-8",
+        "/latin-1",
+        "/page",
+        "/open",
+        "/old",
+        "/chunks",
+        "/slow",
+        "/early",
+        "/far",
+        "/münchen (1).jpg?a=b c",
+    ]
     done = fetched(tmp_path, *(web.url(end) for end in ends))
     assert done.failed == ()
     assert done.fetched == len(ends)

@@ -1,5 +1,7 @@
 """Files by address: whom they may lead to, and whom not."""
 
+import json
+import os
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -8,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from cache import DataError
+from cache import DataError, StoreError
 from extract.downloads.address import Download, bare, is_address
+from extract.downloads.record import FAILURES_FILE
 from extract.downloads.result import printable
 from tests.extract.web_server import (
     JPEG,
@@ -168,6 +171,33 @@ def test_what_strangers_say_cannot_steer_a_terminal(tmp_path: Path, web: Web):
     lines = fetched(tmp_path, web.url("/a")).lines()
     assert len(lines) == 3
     assert all(line.isprintable() for line in lines)
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "pipe"])
+def test_what_failed_is_written_to_no_file_outside_of_the_data(tmp_path: Path, web: Web, kind: str):
+    mine, place = tmp_path / "mine.txt", tmp_path / "data" / "downloads" / FAILURES_FILE
+    place.parent.mkdir(parents=True)
+    if kind == "pipe":
+        os.mkfifo(place)
+    else:
+        place.symlink_to(mine)
+    if kind == "link":
+        mine.write_text("precious")
+    with pytest.raises(StoreError, match="no plain file"):
+        fetched(tmp_path / "data", web.url("/gone"))
+    assert (mine.read_text() if mine.exists() else None) == ("precious" if kind == "link" else None)
+    assert not web.hits
+
+
+def test_a_record_that_somebody_made_up_is_passed_over(tmp_path: Path, web: Web):
+    place = tmp_path / "downloads" / FAILURES_FILE
+    place.parent.mkdir()
+    good = {"url": web.url("/gone"), "reason": "no", "final": True, "attempts": 1, "time": ""}
+    wrong = [{"url": []}, {"reason": None}, {"final": "yes"}, {"attempts": {}}, {"time": 5}]
+    place.write_text("".join(json.dumps(good | one) + "\n" for one in wrong) + "[" * 100_000)
+    web.pages["/gone"] = sends(JPEG)
+    assert fetched(tmp_path, web.url("/gone")).failed == ()
+    assert web.hits == {"/gone": 1}
 
 
 def test_certificates_are_verified_and_protection_is_not_given_up(

@@ -13,6 +13,7 @@ from PIL import Image
 from cache import DataError, UsageError
 from extract import EncoderSpec, Manifest, choose_specs, found_in, originals, read_manifest
 from extract.encoders.tabular import TabularEncoder
+from extract.found import columns_in, settled_columns
 
 IMAGES = {"id": "id", "image": "photo1", "image_2": "photo2", "label": "label"}
 
@@ -149,6 +150,11 @@ def test_ids_are_no_categories(tmp_path: Path):
     rows = "\n".join(f"{number},t,1,brand {number},2" for number in range(1001))
     with pytest.raises(DataError, match=r"brand holds more than 1000 different values.*leave it out of --columns"):
         found_in(goods(tmp_path, f"id,title,price,brand,stars\n{rows}\n"))
+
+
+def test_names_of_digits_with_an_underscore_are_categories():
+    found = columns_in(['{"size": "2020_01", "price": "10"}', '{"size": "2020_02", "price": "1e1"}'])
+    assert settled_columns([found]) == (("size", ("2020_01", "2020_02")), ("price", None))
 
 
 def test_columns_have_to_be_known():

@@ -148,6 +148,14 @@ def test_missing_models_say_where_they_were_looked_for(build: Build, tmp_path: P
     assert build(copy, random_init=0).key.digest == build(random_init=0).key.digest
 
 
+@pytest.mark.parametrize("length", ["x", -5, 0, 2, [32], float("nan")])
+def test_a_longest_text_that_is_none_is_refused(build: Build, copy: Path, length: object):
+    settings = json.loads((copy / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (copy / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": length}), encoding="utf-8")
+    with pytest.raises(ModelError, match="model_max_length"):
+        build(copy)
+
+
 @pytest.mark.parametrize("name", ["vocab.txt", "config.json"])
 def test_missing_parts_of_a_model_are_refused(build: Build, copy: Path, name: str):
     (copy / name).unlink()

@@ -80,3 +80,8 @@ def test_what_is_not_defined_is_none():
     constant = regression_metrics(np.array([0.0, 0.0, 0.0]), np.array([1.0, 2.0, 3.0]))
     assert (constant["corr"], constant["acc2_non0"], constant["f1_non0"]) == (None, None, None)
     assert regression_metrics(np.array([1.0]), np.array([2.0]))["r2"] is None
+    nearly = np.array([0.1, np.nextafter(0.1, 1), 0.1])
+    assert regression_metrics(np.array([1.0, 3.0, 2.0]), nearly)["corr"] is None
+    assert regression_metrics(nearly, np.array([1.0, 3.0, 2.0]))["corr"] is None
+    far = 1e9 + np.array([0.0, 1.0, 2.0])
+    assert regression_metrics(far, far)["corr"] == pytest.approx(1)

@@ -21,6 +21,8 @@ from fuse.task import targets
         ([], "classification"),
         ([*"0123456789abcdefghij"], "classification"),
         (["iPhone", "Pixel", "3.5"], "classification"),
+        ([f"{year}_{month:02d}" for year in (2020, 2021) for month in range(1, 13)], "classification"),
+        (["1_2", "12"], "classification"),
     ],
 )
 def test_task_goes_by_the_labels(labels, task):
