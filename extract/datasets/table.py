@@ -22,9 +22,7 @@ spaces between them, row w of every array belongs to word w, and the text is mad
 
 from __future__ import annotations
 
-import csv
 import gzip
-import io
 import json
 import re
 import zlib
@@ -35,6 +33,7 @@ from typing import Any
 
 from cache import DataError, UsageError, listing
 from extract.datasets.cells import ABOUT_ROWS, columns_of, inputs_of, mixed_audio, text_of
+from extract.datasets.lines import csv_rows
 from extract.datasets.parquet import parquet_groups, parquet_rows
 from extract.datasets.rows import Part, Rows
 from extract.decode import DecodeError, decode_text
@@ -56,9 +55,6 @@ ROLES: dict[str, tuple[str, ...]] = {
 }
 """Usual names of each column, the preferred first; case does not matter. Words are only taken where they are named."""
 
-FIELD_LIMIT = 64 * 2**20
-_END = "\0the end of the table\0"
-"""Is read after the last row, unless that left a quote open."""
 MOST_UNPACKED = 4 * 2**30
 """Bytes of a packed table, unpacked."""
 SURELY_UNPACKED, MOST_TIMES = 256 * 2**20, 100
@@ -294,27 +290,6 @@ def _read_delimited(path: Path, text: str, problems: list[str]) -> Rows:
         elif cells:
             problems.append(f"line {line}: {len(cells)} cells under {len(found.columns)} columns")
     return found
-
-
-def csv_rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """The cells of each row of a table, and the line on which it starts.
-
-    Raises:
-        DataError: a cell is too large, or a quote is never closed, which would swallow the rows that follow.
-    """
-    csv.field_size_limit(FIELD_LIMIT)  # the default refuses texts above 128 KiB
-    reader = csv.reader(io.StringIO(f"{text}\n{_END}", newline=""), delimiter=delimiter)
-    line = 1
-    try:
-        for cells in reader:
-            if cells == [_END]:
-                return
-            if cells and _END in cells[-1]:
-                raise DataError(f"{path}: a quote opens in the row of line {line} and is never closed")
-            yield line, cells
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise DataError(f"{path} line {reader.line_num}: {error}") from error
 
 
 def _roles(path: Path, found: Sequence[str], named: Mapping[str, str]) -> dict[str, str]:
