@@ -35,7 +35,7 @@ from cache import DataError, UsageError, listing
 from extract.datasets.cells import ABOUT_ROWS, columns_of, inputs_of, mixed_audio, text_of
 from extract.datasets.lines import csv_rows
 from extract.datasets.parquet import parquet_groups, parquet_rows
-from extract.datasets.rows import Part, Rows
+from extract.datasets.rows import Part, Rows, one_meaning
 from extract.decode import DecodeError, decode_text
 from extract.manifest import Manifest, Sample, checked_manifest
 
@@ -141,7 +141,8 @@ def manifest_of(
         notes: what else is to be written down; looked at when all was read.
 
     Raises:
-        DataError: no column of any modality, a column that was named but is not there, or bad rows (all are listed).
+        DataError: no column of any modality, a column that was named but is not there or is another in another table,
+            or bad rows (all are listed).
         UsageError: a role in `columns` that cannot be one.
     """
     wrong = [role for role in columns if not re.fullmatch(r"[a-z][a-z0-9_]*", role)]
@@ -153,11 +154,12 @@ def manifest_of(
     problems: list[str] = []
     used: dict[str, str] = {}
     for part in parts:
-        used = _roles(part.path, part.rows.columns, {**part.roles, **columns})
-        samples += _samples(part, used)
+        own = _roles(part.path, part.rows.columns, {**part.roles, **columns})
+        used = one_meaning(path, used, own)
+        samples += _samples(part, own)
         problems += [f"{part.name} {problem}".lstrip() for problem in part.problems]
     problems += mixed_audio(samples)
-    return checked_manifest(path, layout, samples, problems, {"columns": used, **notes})
+    return checked_manifest(path, layout, samples, problems, {"columns": used, "named": dict(columns), **notes})
 
 
 def tables(path: Path) -> list[Path]:

@@ -219,3 +219,19 @@ def test_unknown_layouts_say_what_is_known(tmp_path: Path):
         assert part in str(caught.value)
     with pytest.raises(UsageError, match="there is no layout 'csv'; choose one of mvsa, mosi, fakeddit, table"):
         read_manifest(tmp_path, layout="csv")
+
+
+def test_one_role_is_one_column_in_all_tables(tmp_path: Path):
+    write(tmp_path, "id,title,label\n1,a day,x\n", "train.csv")
+    write(tmp_path, "id,text,title,label\n2,body,headline,x\n", "test.csv")
+    with pytest.raises(DataError, match=r"text is the column title in some files and text in others; .*--columns text"):
+        read_manifest(tmp_path)
+    assert texts(tmp_path, text="title") == ["a day", "headline"]
+
+
+def test_columns_are_noted_though_the_last_table_lacks_them(tmp_path: Path):
+    write(tmp_path, "id,text,label\n1,a,x\n", "train.csv")
+    write(tmp_path, "id,text\n2,b\n", "test.csv")
+    manifest = read_manifest(tmp_path)
+    assert manifest.notes["columns"] == {"id": "id", "text": "text", "label": "label"}
+    assert [(sample.label, sample.split) for sample in manifest.samples] == [("x", "train"), ("", "test")]
