@@ -56,7 +56,8 @@ def extract_in_shards(data: str, store: Path, name: str, as_json: bool, options:
 
     started = time.perf_counter()
     shards = _shards(data, options)
-    first = shards[0].read()
+    # A tar may hold nothing.
+    first = next((held for shard in shards if (held := shard.read()).samples), None) or shards[0].read()
     specs, judged = _specs(first, options)
     settings = Settings(store, name, specs, **how_to_run(options))
     read = time.perf_counter() - started

@@ -169,7 +169,7 @@ def tables(path: Path) -> list[Path]:
 
 def tables_of(path: Path, children: Iterable[Path]) -> list[Path]:
     """The tables among what lies in a folder, in the order of their splits and numbers. Raises DataError."""
-    children = list(children)
+    children = [child for child in children if not child.name.startswith(".")]  # such as ._posts.csv of macOS
     found = sorted(child for child in children if is_table(child))
     if not found:
         raise DataError(f"{path} holds no table; expected {EXPECTS}")
@@ -294,9 +294,14 @@ def _read_delimited(path: Path, text: str, problems: list[str]) -> Rows:
     return found
 
 
+def usual_column(role: str, found: Sequence[str]) -> str | None:
+    """The column that has a usual name of the role; None where none has."""
+    by_lower = {name.lower(): name for name in reversed(found)}
+    return next((by_lower[name] for name in ROLES[role] if name in by_lower), None)
+
+
 def _roles(path: Path, found: Sequence[str], named: Mapping[str, str]) -> dict[str, str]:
     """The column of each role; of texts and of `tabular` perhaps several, with a plus between."""
-    by_lower = {name.lower(): name for name in reversed(found)}
     # Words make the text; another column of text, found by its name, might differ from them.
     left_out = {"text"} if named.get("words") and "text" not in named else set()
     used: dict[str, str] = {}
@@ -309,8 +314,7 @@ def _roles(path: Path, found: Sequence[str], named: Mapping[str, str]) -> dict[s
                 )
             column = named[role] or None
         else:
-            usual = () if role in left_out else ROLES[role]
-            column = next((by_lower[name] for name in usual if name in by_lower), None)
+            column = None if role in left_out else usual_column(role, found)
         if column:
             used[role] = column
     if "words" not in used and not set(used) - set(ABOUT_ROWS):

@@ -152,6 +152,12 @@ def test_duplicate_ids_across_tables_name_the_tables(tmp_path: Path):
     assert "test.csv" in str(caught.value)
 
 
+def test_what_macos_puts_beside_a_table_is_no_table(tmp_path: Path):
+    write(tmp_path, "id,text\n1,a\n", "posts.csv")
+    write(tmp_path, "Mac OS X", "._posts.csv")
+    assert texts(tmp_path) == ["a"]
+
+
 def test_several_other_tables_are_refused(tmp_path: Path):
     for name in ("train.csv", "posts.csv"):
         write(tmp_path, "text\na\n", name)
