@@ -176,10 +176,14 @@ def tables_of(path: Path, children: Iterable[Path]) -> list[Path]:
     if len(found) == 1:
         return found
     shards = [_SHARD.fullmatch(_stem(table)) for table in found]
-    twice = [name for name, count in Counter(map(_stem, found)).items() if count > 1]
-    splits = all(_split(table) in SPLIT_FILES for table in found) and not twice
+    splits = all(_split(table) in SPLIT_FILES for table in found)
+    called: dict[str, set[tuple[str, str]]] = {}  # as a whole, in 2 parts, in 3: they may hold the same rows
+    for table, shard in zip(found, shards, strict=True):
+        kind = table.name[len(_stem(table)) :]
+        called.setdefault(_split(table), set()).add((shard[3], kind) if shard else (_stem(table), kind))
+    twice = any(len(ways) > 1 for ways in called.values())
     tars = any(child.name.lower().endswith(".tar") for child in children)
-    if not splits and not _are_parts(found, tars):
+    if twice or not (splits or _are_parts(found, tars)):
         names = listing([table.name for table in found])
         raise DataError(
             f"{path} holds several tables ({names}); give one of them as DATA"
@@ -277,12 +281,12 @@ def _read_jsonl(text: str, problems: list[str]) -> Rows:
 
 
 def _read_delimited(path: Path, text: str, problems: list[str]) -> Rows:
-    header = re.split("[\r\n]", text, maxsplit=1)[0]
+    header = re.split("[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
     delimiter = "\t" if path.name.lower().removesuffix(".gz").endswith(".tsv") else ","
     if delimiter not in header:
         delimiter = next((sign for sign in ("\t", ";", ",") if sign in header), delimiter)
     rows = csv_rows(path, text, delimiter)
-    found = Rows([name.strip() for name in next(rows, (1, []))[1]])
+    found = Rows([name.strip() for name in next((cells for _, cells in rows if cells), [])])
     repeated = sorted({name for name in found.columns if found.columns.count(name) > 1})
     if repeated:
         raise DataError(f"{path} names a column twice: {listing(repeated)}")

@@ -152,6 +152,10 @@ def test_duplicate_ids_across_tables_name_the_tables(tmp_path: Path):
     assert "test.csv" in str(caught.value)
 
 
+def test_lines_without_anything_before_the_header_are_no_header(tmp_path: Path):
+    assert texts(write(tmp_path, "\r\n\nid;text\n1;a, b\n")) == ["a, b"]
+
+
 def test_what_macos_puts_beside_a_table_is_no_table(tmp_path: Path):
     write(tmp_path, "id,text\n1,a\n", "posts.csv")
     write(tmp_path, "Mac OS X", "._posts.csv")
@@ -193,6 +197,9 @@ def test_the_parts_of_one_table_are_one_data_set_in_the_order_of_their_numbers(t
         (["part-0.csv", "part-1.tsv"], "holds several tables"),
         (["part-0.csv", "0001.csv"], "holds several tables"),
         (["a-00000-of-00002.csv", "b-00000-of-00002.csv"], "holds several tables"),
+        (["train-00000-of-00001.csv", "train.csv"], "holds several tables"),  # the same rows twice?
+        (["train-00000-of-00001.csv", "train-00000-of-00002.csv", "train-00001-of-00002.csv"], "holds several tables"),
+        (["a-00000-of-00001.csv", "a-00000-of-00002.csv", "a-00001-of-00002.csv"], "holds several tables"),
         (["posts-00000-of-00003.csv", "posts-00002-of-00003.csv"], "holds 2 of the 3 tables posts-"),
         (["00000.csv", "00001.csv", "00000.tar"], "give one of them as DATA, or --layout webdataset for the tars"),
     ],
