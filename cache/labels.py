@@ -86,6 +86,6 @@ def label_numbers(labels: Sequence[str] | np.ndarray) -> np.ndarray:
 
 def _number(label: str) -> float:
     try:
-        return float(label)
+        return float("nan" if "_" in label else label)  # 2024_01 is none, though Python reads 202401
     except ValueError:
         return float("nan")
