@@ -154,9 +154,10 @@ def manifest_of(
     problems: list[str] = []
     used: dict[str, str] = {}
     for part in parts:
-        own = _roles(part.path, part.rows.columns, {**part.roles, **columns})
-        used = one_meaning(path, used, own)
-        samples += _samples(part, own)
+        if part.rows.columns or not part.problems:  # else no row could be read
+            own = _roles(part.path, part.rows.columns, {**part.roles, **columns})
+            used = one_meaning(path, used, own)
+            samples += _samples(part, own)
         problems += [f"{part.name} {problem}".lstrip() for problem in part.problems]
     problems += mixed_audio(samples)
     return checked_manifest(path, layout, samples, problems, {"columns": used, "named": dict(columns), **notes})
@@ -264,7 +265,7 @@ def _read_jsonl(text: str, problems: list[str]) -> Rows:
         if not content.strip():
             continue
         try:
-            row = json.loads(content)
+            row = json.loads(content, object_pairs_hook=each_once)
         except ValueError as error:
             problems.append(f"line {line}: not JSON ({error})")
             continue
@@ -277,6 +278,15 @@ def _read_jsonl(text: str, problems: list[str]) -> Rows:
         columns.update(dict.fromkeys(row))
         found.rows.append((line, row))
     found.columns = list(columns)
+    return found
+
+
+def each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Raises ValueError where a key stands twice in it, of which one would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+        raise ValueError(f"names a key twice: {listing(repeated)}")
     return found
 
 
@@ -314,13 +324,15 @@ def _roles(path: Path, found: Sequence[str], named: Mapping[str, str]) -> dict[s
             lacking = [name for name in columns_of(role, named[role], found) if named[role] and name not in found]
             if lacking:
                 raise DataError(
-                    f"{path} has no column {lacking[0]!r} for {role}; it has {listing(found)}: see --columns"
+                    f"{path} has no column {lacking[0]!r} for {role}; it has {listing(found) or 'none'}: see --columns"
                 )
             column = named[role] or None
         else:
             column = None if role in left_out else usual_column(role, found)
         if column:
             used[role] = column
+    if not found:
+        raise DataError(f"{path} holds no rows, and no header that names columns")
     if "words" not in used and not set(used) - set(ABOUT_ROWS):
         raise DataError(
             f"{path} has neither a text nor an image column (looked for {listing(ROLES['text'] + ROLES['image'])}); "

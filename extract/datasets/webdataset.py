@@ -30,7 +30,7 @@ from cache import DataError
 from extract.datasets.cells import PICTURES
 from extract.datasets.pieces import Slice
 from extract.datasets.rows import Part, Rows, one_meaning
-from extract.datasets.table import ROLES, SPLIT_FILES, manifest_of, usual_column
+from extract.datasets.table import ROLES, SPLIT_FILES, each_once, manifest_of, usual_column
 from extract.decode import decode_text
 from extract.encoders.spec import DEFAULT_MODELS, TABULAR, kind_of
 from extract.manifest import Manifest, checked_manifest
@@ -192,7 +192,7 @@ def _keys(members: Mapping[str, Slice]) -> dict[str, Any]:
     if "json" not in members:
         return {}
     try:
-        found = json.loads(_text(members["json"]))
+        found = json.loads(_text(members["json"]), object_pairs_hook=each_once)
     except ValueError as error:
         raise ValueError(f"its json cannot be read: {error}") from error
     if not isinstance(found, dict):

@@ -104,9 +104,19 @@ def test_bad_json_lines_are_reported_together(tmp_path: Path):
     assert "line 4: text must be text or a number, found list" in str(caught.value)
 
 
+def test_a_file_of_which_no_line_can_be_read_says_why(tmp_path: Path):
+    with pytest.raises(DataError, match=r"has 3 bad rows; .*\n  line 1: not JSON"):
+        read_manifest(write(tmp_path, '[\n{"text": "a"},\n]', "posts.jsonl"))
+    with pytest.raises(DataError, match=r"posts\.jsonl holds no rows, and no header that names columns"):
+        read_manifest(write(tmp_path, "\n", "posts.jsonl"))
+
+
 def test_a_column_that_stands_twice_is_refused(tmp_path: Path):
     with pytest.raises(DataError, match="names a column twice: text"):
         read_manifest(write(tmp_path, "id,text,text\n1,a,b\n"))
+    (tmp_path / "posts.csv").unlink()
+    with pytest.raises(DataError, match=r"line 2: not JSON .names a key twice: label"):
+        read_manifest(write(tmp_path, '{"text": "a"}\n{"text": "b", "label": 1, "label": 2}\n', "posts.jsonl"))
 
 
 def test_rows_without_ids_are_numbered(tmp_path: Path):
