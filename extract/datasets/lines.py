@@ -38,7 +38,7 @@ def csv_rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[
             if cells and _END in cells[-1]:
                 raise DataError(f"{path}: a quote opens in the row of line {line} and is never closed")
             if len(lines) > 1:
-                _check_quotes(path, line, lines, delimiter)
+                _check_quotes(path, line, lines, delimiter, len(cells))
             yield line, cells
             lines.clear()
             line = reader.line_num + 1
@@ -46,14 +46,14 @@ def csv_rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[
         raise DataError(f"{path} line {reader.line_num}: {error}") from error
 
 
-def _check_quotes(path: Path, line: int, lines: Sequence[str], delimiter: str) -> None:
+def _check_quotes(path: Path, line: int, lines: Sequence[str], delimiter: str, cells: int) -> None:
     """Whether a row on several lines is one, or a text that begins with a quote swallows the rows up to another quote.
 
     Raises:
-        DataError: a quote closes within a cell; or between tabs, which texts hardly hold, each line is a row by itself.
+        DataError: a quote closes within a cell; or each line has all its cells by itself, between tabs, which texts
+            hardly hold.
     """
-    fields = {one.count(delimiter) for one in lines}
-    whole = delimiter != "\t" or len(fields) > 1 or 0 in fields
+    whole = delimiter != "\t" or cells == 1 or any(one.count(delimiter) != cells - 1 for one in lines)
     with contextlib.suppress(csv.Error):
         if whole and list(csv.reader(lines, delimiter=delimiter, strict=True)):
             return

@@ -41,6 +41,8 @@ def test_texts_that_begin_with_a_quote_swallow_no_rows_up_to_another_quote(tmp_p
         read_manifest(path)
     whole = b'id,text\n1,"Dear Bob, ""hello""\r\n, a day"\n2,"one\ttwo"\n'
     assert rows(write(tmp_path, whole)) == [("1", 'Dear Bob, "hello"\r\n, a day'), ("2", "one\ttwo")]
+    three = b'id\ttext\tlabel\n1\t"a\nb"\tx\n'  # a tab in each line
+    assert rows(write(tmp_path, three, "c.tsv")) == [("1", "a\nb")]
     tabs = b'id\ttext\n1\t"a\n\n""b"""\n2\t"c\td\ne"\n'
     assert rows(write(tmp_path, tabs, "b.tsv")) == [("1", 'a\n\n"b"'), ("2", "c\td\ne")]
 
