@@ -201,7 +201,10 @@ def parse_columns(value: str | None) -> dict[str, str]:
     pairs = [part.partition("=") for part in (value or "").split(",") if part]
     if not all(sign for _, sign, _ in pairs):
         raise click.UsageError(f"--columns takes role=column,..., got {value!r}")
-    return {role.strip(): column.strip() for role, _, column in pairs}
+    named = {role.strip(): column.strip() for role, _, column in pairs}
+    if len(named) < len(pairs):
+        raise click.UsageError(f"--columns names a role twice: {value!r}; several columns are text=title+body")
+    return named
 
 
 def parse_modalities(value: str | None) -> tuple[str, ...] | None:

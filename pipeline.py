@@ -256,7 +256,7 @@ def predict(
 
     DATA goes through the encoders of the run; what the store holds already is not encoded again.
     """
-    from extract import extraction_result
+    from extract import data_lines, extraction_result
     from fuse import load_run
 
     started = time.perf_counter()
@@ -269,7 +269,8 @@ def predict(
     found = predict_with(run.model, done, store, output)
     result = extraction_result(done, store, read, time.perf_counter() - started)
     result |= {**found, "out": str(output)}
-    finish(as_json, result, [predict_text(found, output)], failed_in([done], store))
+    lines = [predict_text(found, output), *data_lines(manifest, done.samples)]
+    finish(as_json, result, lines, failed_in([done], store))
 
 
 main.add_command(cache)

@@ -23,7 +23,7 @@ from extract.manifest import (
 from extract.measure import bench, bench_lines
 from extract.originals import Original, Originals, originals
 from extract.stage import Extraction, Settings, extract
-from extract.summary import extraction_lines, extraction_result, failed_samples
+from extract.summary import data_lines, extraction_lines, extraction_result, failed_samples
 
 if TYPE_CHECKING:
     from extract.check.lines import check_lines
@@ -102,6 +102,7 @@ __all__ = [
     "check_lines",
     "checked_manifest",
     "choose_specs",
+    "data_lines",
     "default_name",
     "download",
     "extract",

@@ -41,6 +41,8 @@ ENOUGH_SIGNS, SEEN_BYTES = 32, 2**20
 SEVERAL_SIGNS = 20
 """Bytes beyond ASCII in a line that are UTF-8 by no chance, in whatever encoding the rest is."""
 SHOWN_CHOICES = 4
+_ISO_2022 = re.compile(rb"\x1b\$(?:[@AB]|[()][A-D])")
+"""Where a text in ISO-2022 goes over to the letters of Japanese, Korean or Chinese."""
 _USUAL = ("cp1252", "gb18030", "cp1250", "cp1251", "shift_jis", "euc_kr", "big5")
 _ORIENTATION = 0x0112
 _MARK = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
@@ -75,9 +77,10 @@ class ReadError(DecodeError):
 def decode_text(raw: bytes, legacy: str | None = None) -> str:
     """Text of unknown encoding, as a whole in one of them.
 
-    A byte order mark decides; then NULs, if they are those of UTF-16; then UTF-8, which other encodings hardly
-    ever look like; then what the user names, or `legacy`, the encoding that a layout is known to use. Detection
-    comes last, and only counts where it is sure: as a rule it is wrong for short texts (see `_detected`).
+    A byte order mark decides; then NULs, if they are those of UTF-16; then the marks of ISO-2022, which has to be
+    named; then UTF-8, which other encodings hardly ever look like; then what the user names, or `legacy`, the encoding
+    that a layout is known to use. Detection comes last, and only counts where it is sure: as a rule it is wrong for
+    short texts (see `_detected`).
 
     Raises:
         DecodeError: no encoding fits, or several do.
@@ -94,6 +97,8 @@ def _text_and_encoding(raw: bytes, named: str | None) -> tuple[str, str]:
     utf16 = _unmarked_utf16(raw)
     if utf16 is not None:
         return utf16
+    if _ISO_2022.search(raw) and raw.isascii():  # UTF-8 by its bytes alone
+        return _iso_2022(raw, named)
     with contextlib.suppress(UnicodeDecodeError):
         return raw.decode("utf-8"), "utf-8"
     _refuse_mixed(raw, SEVERAL_SIGNS)
@@ -108,6 +113,15 @@ def _text_and_encoding(raw: bytes, named: str | None) -> tuple[str, str]:
     if len(text) == len(raw):
         _refuse_mixed(raw, 2)
     return text, encoding
+
+
+def _iso_2022(raw: bytes, named: str | None) -> tuple[str, str]:
+    try:
+        if named and codecs.lookup(named).name.startswith("iso2022"):
+            return raw.decode(named), named
+    except UnicodeDecodeError as error:
+        raise DecodeError(f"not {named}, which --encoding names: {error.reason} at byte {error.start}") from error
+    raise DecodeError("in ISO-2022, of which there are several; name it by --encoding, such as iso2022_jp")
 
 
 def _decoded(raw: bytes, encoding: str) -> str:

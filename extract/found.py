@@ -21,6 +21,8 @@ LOOKED_AT = 64
 """Arrays whose width is asked for; most of them are taken to be right."""
 CATEGORIES = 1000
 """Most categories of a column: each becomes a column of its own."""
+NOTHING = frozenset({"", "nan", "na", "n/a", "#n/a", "<na>", "null", "none"})
+"""What stands in a column of numbers where there is none, in small letters, as R, pandas and spreadsheets write it."""
 
 
 def found_in(manifest: Manifest, modalities: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
@@ -92,7 +94,7 @@ class Column:
     """What decides how a column of a table is encoded.
 
     Attributes:
-        numbers: whether all its cells hold numbers.
+        numbers: whether all its cells hold numbers, or say that there is none.
         values: its different cells as they appear; one more than CATEGORIES at most.
     """
 
@@ -102,9 +104,16 @@ class Column:
     def add(self, cell: str) -> None:
         """Looks at one more cell; an empty one says nothing."""
         if cell and cell not in self.values:
-            self.numbers = self.numbers and number_of(cell) is not None
+            # An infinite one is no category either: its row will fail.
+            self.numbers = self.numbers and (says_nothing(cell) or not math.isnan(label_numbers([cell])[0]))
             if len(self.values) <= CATEGORIES:
                 self.values[cell] = None
+
+    @property
+    def categories(self) -> tuple[str, ...] | None:
+        """Its values in order; None where it holds numbers, and not only words for none."""
+        numbers = self.numbers and (not self.values or not all(map(says_nothing, self.values)))
+        return None if numbers else tuple(sorted(self.values))
 
 
 def columns_in(rows: Iterable[str]) -> dict[str, Column]:
@@ -129,15 +138,20 @@ def settled_columns(parts: Iterable[Mapping[str, Column]]) -> tuple[tuple[str, t
             into.add(cell)
         into.numbers = into.numbers and column.numbers  # also by cells that were not kept
     for name, column in joined.items():
-        if not column.numbers and len(column.values) > CATEGORIES:
+        if column.categories is not None and len(column.values) > CATEGORIES:
             raise DataError(
                 f"the column {name} holds more than {CATEGORIES} different values, such as "
                 f"{listing(list(column.values), 3)}: too many for categories; leave it out of --columns tabular=..."
             )
-    return tuple((name, None if one.numbers else tuple(sorted(one.values))) for name, one in joined.items())
+    return tuple((name, one.categories) for name, one in joined.items())
 
 
 def number_of(cell: str) -> float | None:
     """The finite number that a cell holds, else None."""
-    [value] = label_numbers([cell])
-    return float(value) if math.isfinite(value) else None
+    value = float(label_numbers([cell])[0])
+    return value if math.isfinite(value) else None
+
+
+def says_nothing(cell: str) -> bool:
+    """Whether a cell among numbers holds none."""
+    return cell.lower() in NOTHING

@@ -26,6 +26,7 @@ from cache import (
     write_part,
 )
 from extract.contents import read_contents
+from extract.datasets.rows import one_meaning
 from extract.datasets.shards import Shard
 from extract.encoders.spec import OUTPUTS, EncoderSpec, outputs_of
 from extract.found import Column, columns_in
@@ -209,12 +210,7 @@ def plain_notes(keyed: Sequence[Keyed]) -> dict[str, Any]:
     notes: dict[str, Any] = {}
     for one in keyed:
         said = one.manifest.notes
-        for role, column in said.get("columns", {}).items():
-            if columns.setdefault(role, column) != column:
-                raise DataError(
-                    f"{one.manifest.path}: {role} is the column {columns[role]} in some files and {column} in others; "
-                    f"name it by --columns {role}=..."
-                )
+        columns = one_meaning(one.manifest.path, columns, said.get("columns", {}))
         for name, value in said.items():
             notes[name] = _together(notes.get(name), value)
     return {**notes, "columns": columns} if columns else notes

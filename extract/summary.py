@@ -40,6 +40,13 @@ def extraction_result(done: Extraction, store: Path, read_seconds: float, second
     }
 
 
+def data_lines(manifest: Manifest, samples: int) -> list[str]:
+    """What was read, and how."""
+    used = ", ".join(f"{role}={column}" for role, column in manifest.notes.get("columns", {}).items())
+    first = f"{manifest.path}: {samples} samples, layout {manifest.layout}" + (f" ({used})" if used else "")
+    return [first, *(f"  {remark}" for remark in manifest.notes.get("remarks", ()))]
+
+
 def extraction_lines(
     manifest: Manifest, done: Extraction, store: Path, seconds: float, labels: Mapping[str, int] | None = None
 ) -> list[str]:
@@ -52,9 +59,7 @@ def extraction_lines(
         seconds: of everything.
         labels: how many rows have each, most frequent first; counted in the manifest by default.
     """
-    used = ", ".join(f"{role}={column}" for role, column in manifest.notes.get("columns", {}).items())
-    lines = [f"{manifest.path}: {done.samples} samples, layout {manifest.layout}" + (f" ({used})" if used else "")]
-    lines += [f"  {remark}" for remark in manifest.notes.get("remarks", ())]
+    lines = data_lines(manifest, done.samples)
     lines.append(f"  labels: {_labels(label_counts(manifest) if labels is None else labels, done.samples)}")
     if left_out := manifest.notes.get("left_out"):
         lines.append(f"  left out: {', '.join(f'{count} {what}' for what, count in left_out.items())}")

@@ -202,6 +202,7 @@ def test_user_errors_are_one_message_without_a_traceback(run: Run, extracted: Pa
         (["cache", "list", "--store", "elsewhere"], 1, "elsewhere"),
         (["fuse"], 2, "--head"),
         (["extract", "posts", "--random-init", "x"], 2, "--random-init"),
+        (["extract", "posts", "--columns", "text=a,text=b"], 2, "names a role twice"),
     ]
     for args, code, text in cases:
         done = run(*args)
@@ -356,6 +357,7 @@ def test_numbers_as_labels_are_regressed_to_the_end(run: Run, tmp_path: Path, mo
     predicted = run("predict", "--run", judged.json["out"], "new.jsonl")
     assert predicted.code == 0, predicted.err
     assert predicted.out.startswith("2 rows labelled (mean ")
+    assert "new.jsonl: 2 samples, layout table (id=id, text=text)" in predicted.out
     rows = rows_of(tmp_path / "predictions.csv")
     assert [list(row) for row in rows] == [["id", "label"]] * 2
     assert float(rows[0]["label"]) > float(rows[1]["label"])

@@ -7,11 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from cache import label_numbers
 from extract.datasets.cells import text_of
 from extract.datasets.table import read_rows
+from extract.found import Column, says_nothing
 from extract.manifest import Manifest, Sample
 from extract.reading import reading
 
@@ -76,6 +74,10 @@ def tabular_columns(samples: Sequence[Sample], modality: str) -> dict[str, list[
 def column_facts(cells: Sequence[str]) -> dict[str, Any]:
     """Whether a column holds numbers or categories, how many are missing, and how many differ."""
     counts = Counter(cell for cell in cells if cell)
-    numbers = label_numbers(list(counts))
-    kind = "numbers" if len(counts) and np.isfinite(numbers).all() else "categories"
+    column = Column()
+    for cell in counts:
+        column.add(cell)
+    if column.categories is None:
+        counts = Counter({cell: count for cell, count in counts.items() if not says_nothing(cell)})
+    kind = "numbers" if column.categories is None else "categories"
     return {"kind": kind, "missing": len(cells) - counts.total(), "distinct": len(counts)}

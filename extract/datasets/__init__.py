@@ -101,7 +101,8 @@ def read_again(source: Mapping[str, Any], data: str | None = None) -> Manifest:
         DataError, UsageError: as `read_manifest`.
     """
     place, layout = data or source.get("data"), source.get("layout")
-    columns, encoding = source.get("columns") or {}, source.get("encoding")
+    # As the user named them: a table may lack a column that was found in another one.
+    columns, encoding = source.get("named", source.get("columns")) or {}, source.get("encoding")
     names = [place, layout, encoding, *(columns.items() if isinstance(columns, Mapping) else [columns])]
     plain = all(one is None or isinstance(one, str | tuple) for one in names)
     if not plain or not all(isinstance(part, str) for part in (*columns, *columns.values())):

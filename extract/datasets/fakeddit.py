@@ -102,11 +102,12 @@ def read(path: Path, columns: Mapping[str, str]) -> Manifest:
         content = read_rows(listed, problems)
         has_labels = bool(set(LABELS) & set(content.columns))
         first = {"label": used["label"]} if "label" in used and has_labels else {}  # one meaning in all lists
-        used = _used(listed, content.columns, {**first, **columns})
+        own = _used(listed, content.columns, {**first, **columns})
+        used |= own
         pictures = Pictures.beside(listed)
-        samples += _samples(listed, content, used, pictures, split, problems)
+        samples += _samples(listed, content, own, pictures, split, problems)
         problems[before:] = [f"{listed.name} {problem}" for problem in problems[before:]]
-    notes = {"columns": used, "lists": [one.name for one in lists]}
+    notes = {"columns": used, "named": dict(columns), "lists": [one.name for one in lists]}
     return checked_manifest(path, "fakeddit", samples, problems, notes)
 
 

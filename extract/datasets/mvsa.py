@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cache import DataError, UsageError, listing
-from extract.datasets.table import csv_rows
+from extract.datasets.lines import csv_rows
 from extract.decode import DecodeError, decode_text
 from extract.manifest import Content, Manifest, Sample, checked_manifest, inside
 

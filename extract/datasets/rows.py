@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from cache import DataError
+
 
 @dataclass
 class Rows:
@@ -27,6 +29,21 @@ class Rows:
     def where(self, number: int) -> str:
         """What messages call a row by its number."""
         return f"line {number}"
+
+
+def one_meaning(path: Path, columns: Mapping[str, str], more: Mapping[str, str]) -> dict[str, str]:
+    """The columns of roles in some tables of a data set, and in more of them.
+
+    Raises:
+        DataError: a role is one column in some and another in others.
+    """
+    for role, column in more.items():
+        if columns.get(role, column) != column:
+            raise DataError(
+                f"{path}: {role} is the column {columns[role]} in some files and {column} in others; name it by "
+                f"--columns {role}=..., or call it the same in all"
+            )
+    return {**columns, **more}
 
 
 Kind = TypeVar("Kind", bound=Rows, covariant=True)

@@ -22,9 +22,7 @@ spaces between them, row w of every array belongs to word w, and the text is mad
 
 from __future__ import annotations
 
-import csv
 import gzip
-import io
 import json
 import re
 import zlib
@@ -35,8 +33,9 @@ from typing import Any
 
 from cache import DataError, UsageError, listing
 from extract.datasets.cells import ABOUT_ROWS, columns_of, inputs_of, mixed_audio, text_of
+from extract.datasets.lines import csv_rows
 from extract.datasets.parquet import parquet_groups, parquet_rows
-from extract.datasets.rows import Part, Rows
+from extract.datasets.rows import Part, Rows, one_meaning
 from extract.decode import DecodeError, decode_text
 from extract.manifest import Manifest, Sample, checked_manifest
 
@@ -56,9 +55,6 @@ ROLES: dict[str, tuple[str, ...]] = {
 }
 """Usual names of each column, the preferred first; case does not matter. Words are only taken where they are named."""
 
-FIELD_LIMIT = 64 * 2**20
-_END = "\0the end of the table\0"
-"""Is read after the last row, unless that left a quote open."""
 MOST_UNPACKED = 4 * 2**30
 """Bytes of a packed table, unpacked."""
 SURELY_UNPACKED, MOST_TIMES = 256 * 2**20, 100
@@ -145,7 +141,8 @@ def manifest_of(
         notes: what else is to be written down; looked at when all was read.
 
     Raises:
-        DataError: no column of any modality, a column that was named but is not there, or bad rows (all are listed).
+        DataError: no column of any modality, a column that was named but is not there or is another in another table,
+            or bad rows (all are listed).
         UsageError: a role in `columns` that cannot be one.
     """
     wrong = [role for role in columns if not re.fullmatch(r"[a-z][a-z0-9_]*", role)]
@@ -157,11 +154,13 @@ def manifest_of(
     problems: list[str] = []
     used: dict[str, str] = {}
     for part in parts:
-        used = _roles(part.path, part.rows.columns, {**part.roles, **columns})
-        samples += _samples(part, used)
+        if part.rows.columns or not part.problems:  # else no row could be read
+            own = _roles(part.path, part.rows.columns, {**part.roles, **columns})
+            used = one_meaning(path, used, own)
+            samples += _samples(part, own)
         problems += [f"{part.name} {problem}".lstrip() for problem in part.problems]
     problems += mixed_audio(samples)
-    return checked_manifest(path, layout, samples, problems, {"columns": used, **notes})
+    return checked_manifest(path, layout, samples, problems, {"columns": used, "named": dict(columns), **notes})
 
 
 def tables(path: Path) -> list[Path]:
@@ -171,17 +170,21 @@ def tables(path: Path) -> list[Path]:
 
 def tables_of(path: Path, children: Iterable[Path]) -> list[Path]:
     """The tables among what lies in a folder, in the order of their splits and numbers. Raises DataError."""
-    children = list(children)
+    children = [child for child in children if not child.name.startswith(".")]  # such as ._posts.csv of macOS
     found = sorted(child for child in children if is_table(child))
     if not found:
         raise DataError(f"{path} holds no table; expected {EXPECTS}")
     if len(found) == 1:
         return found
     shards = [_SHARD.fullmatch(_stem(table)) for table in found]
-    twice = [name for name, count in Counter(map(_stem, found)).items() if count > 1]
-    splits = all(_split(table) in SPLIT_FILES for table in found) and not twice
+    splits = all(_split(table) in SPLIT_FILES for table in found)
+    called: dict[str, set[tuple[str, str]]] = {}  # as a whole, in 2 parts, in 3: they may hold the same rows
+    for table, shard in zip(found, shards, strict=True):
+        kind = table.name[len(_stem(table)) :]
+        called.setdefault(_split(table), set()).add((shard[3], kind) if shard else (_stem(table), kind))
+    twice = any(len(ways) > 1 for ways in called.values())
     tars = any(child.name.lower().endswith(".tar") for child in children)
-    if not splits and not _are_parts(found, tars):
+    if twice or not (splits or _are_parts(found, tars)):
         names = listing([table.name for table in found])
         raise DataError(
             f"{path} holds several tables ({names}); give one of them as DATA"
@@ -262,7 +265,7 @@ def _read_jsonl(text: str, problems: list[str]) -> Rows:
         if not content.strip():
             continue
         try:
-            row = json.loads(content)
+            row = json.loads(content, object_pairs_hook=each_once)
         except ValueError as error:
             problems.append(f"line {line}: not JSON ({error})")
             continue
@@ -278,13 +281,22 @@ def _read_jsonl(text: str, problems: list[str]) -> Rows:
     return found
 
 
+def each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Raises ValueError where a key stands twice in it, of which one would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+        raise ValueError(f"names a key twice: {listing(repeated)}")
+    return found
+
+
 def _read_delimited(path: Path, text: str, problems: list[str]) -> Rows:
-    header = re.split("[\r\n]", text, maxsplit=1)[0]
+    header = re.split("[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
     delimiter = "\t" if path.name.lower().removesuffix(".gz").endswith(".tsv") else ","
     if delimiter not in header:
         delimiter = next((sign for sign in ("\t", ";", ",") if sign in header), delimiter)
     rows = csv_rows(path, text, delimiter)
-    found = Rows([name.strip() for name in next(rows, (1, []))[1]])
+    found = Rows([name.strip() for name in next((cells for _, cells in rows if cells), [])])
     repeated = sorted({name for name in found.columns if found.columns.count(name) > 1})
     if repeated:
         raise DataError(f"{path} names a column twice: {listing(repeated)}")
@@ -296,30 +308,14 @@ def _read_delimited(path: Path, text: str, problems: list[str]) -> Rows:
     return found
 
 
-def csv_rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """The cells of each row of a table, and the line on which it starts.
-
-    Raises:
-        DataError: a cell is too large, or a quote is never closed, which would swallow the rows that follow.
-    """
-    csv.field_size_limit(FIELD_LIMIT)  # the default refuses texts above 128 KiB
-    reader = csv.reader(io.StringIO(f"{text}\n{_END}", newline=""), delimiter=delimiter)
-    line = 1
-    try:
-        for cells in reader:
-            if cells == [_END]:
-                return
-            if cells and _END in cells[-1]:
-                raise DataError(f"{path}: a quote opens in the row of line {line} and is never closed")
-            yield line, cells
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise DataError(f"{path} line {reader.line_num}: {error}") from error
+def usual_column(role: str, found: Sequence[str]) -> str | None:
+    """The column that has a usual name of the role; None where none has."""
+    by_lower = {name.lower(): name for name in reversed(found)}
+    return next((by_lower[name] for name in ROLES[role] if name in by_lower), None)
 
 
 def _roles(path: Path, found: Sequence[str], named: Mapping[str, str]) -> dict[str, str]:
     """The column of each role; of texts and of `tabular` perhaps several, with a plus between."""
-    by_lower = {name.lower(): name for name in reversed(found)}
     # Words make the text; another column of text, found by its name, might differ from them.
     left_out = {"text"} if named.get("words") and "text" not in named else set()
     used: dict[str, str] = {}
@@ -328,14 +324,15 @@ def _roles(path: Path, found: Sequence[str], named: Mapping[str, str]) -> dict[s
             lacking = [name for name in columns_of(role, named[role], found) if named[role] and name not in found]
             if lacking:
                 raise DataError(
-                    f"{path} has no column {lacking[0]!r} for {role}; it has {listing(found)}: see --columns"
+                    f"{path} has no column {lacking[0]!r} for {role}; it has {listing(found) or 'none'}: see --columns"
                 )
             column = named[role] or None
         else:
-            usual = () if role in left_out else ROLES[role]
-            column = next((by_lower[name] for name in usual if name in by_lower), None)
+            column = None if role in left_out else usual_column(role, found)
         if column:
             used[role] = column
+    if not found:
+        raise DataError(f"{path} holds no rows, and no header that names columns")
     if "words" not in used and not set(used) - set(ABOUT_ROWS):
         raise DataError(
             f"{path} has neither a text nor an image column (looked for {listing(ROLES['text'] + ROLES['image'])}); "

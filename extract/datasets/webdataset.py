@@ -29,8 +29,8 @@ from typing import Any
 from cache import DataError
 from extract.datasets.cells import PICTURES
 from extract.datasets.pieces import Slice
-from extract.datasets.rows import Part, Rows
-from extract.datasets.table import ROLES, SPLIT_FILES, manifest_of
+from extract.datasets.rows import Part, Rows, one_meaning
+from extract.datasets.table import ROLES, SPLIT_FILES, each_once, manifest_of, usual_column
 from extract.decode import decode_text
 from extract.encoders.spec import DEFAULT_MODELS, TABULAR, kind_of
 from extract.manifest import Manifest, checked_manifest
@@ -88,15 +88,28 @@ def _read(path: Path, alone: bool, splits: bool, columns: Mapping[str, str], *sh
         parts.append(part)
     notes = {"shards": [shard.name for shard in shards], "left_out": left_out}
     if not any(part.rows.rows for part in parts):
-        problems = [one for part in parts for one in part.problems]
-        if len(shards) == 1 and not alone and not problems:  # another may hold some
+        problems = [f"{part.name} {one}".lstrip() for part in parts for one in part.problems]
+        if not problems and not alone and len(parts) == 1:  # others have rows, or whoever reads them all will tell
             return Manifest(path, "webdataset", (), notes)
         return checked_manifest(path, "webdataset", (), problems)
+    _check_meaning(path, parts, columns)
     known = list(dict.fromkeys(column for part in parts for column in part.rows.columns))
     own = {column for part in parts for column in part.rows.own}
     for part in parts:  # one meaning in all, whatever each has
         part.rows.columns, part.roles = known, _roles_of(own, known)
     return manifest_of(path, "webdataset", parts, columns, notes)
+
+
+def _check_meaning(path: Path, parts: Sequence[Part[_ShardRows]], columns: Mapping[str, str]) -> None:
+    """Raises DataError where one tar has its texts, ids, ... under another name than the next.
+
+    By the columns of all together, one of them would have none.
+    """
+    used: dict[str, str] = {}
+    for part in parts:
+        own = _roles_of(part.rows.own, part.rows.columns)
+        found = {role: own.get(role, usual_column(role, part.rows.columns)) for role in ROLES if role not in columns}
+        used = one_meaning(path, used, {role: column for role, column in found.items() if column})
 
 
 @dataclass
@@ -122,6 +135,7 @@ def tars(path: Path) -> list[Path]:
 
 def tars_of(path: Path, found: Sequence[Path]) -> list[Path]:
     """Those of the files of a data set that are tars. Raises DataError: there are none, or packed ones."""
+    found = [one for one in found if not one.name.startswith(".")]  # such as ._train-000.tar of macOS
     packed = [one.name for one in found if one.name.lower().endswith(PACKED)]
     if packed:
         raise DataError(
@@ -178,7 +192,7 @@ def _keys(members: Mapping[str, Slice]) -> dict[str, Any]:
     if "json" not in members:
         return {}
     try:
-        found = json.loads(_text(members["json"]))
+        found = json.loads(_text(members["json"]), object_pairs_hook=each_once)
     except ValueError as error:
         raise ValueError(f"its json cannot be read: {error}") from error
     if not isinstance(found, dict):

@@ -13,7 +13,7 @@ import numpy as np
 from cache import KEY_SCHEMA, EncoderKey, UsageError, Values
 from extract.decode import DecodeError
 from extract.encoders.spec import COMPUTE, TABULAR, EncoderSpec, storage
-from extract.found import number_of
+from extract.found import number_of, says_nothing
 from extract.manifest import Content
 
 
@@ -75,7 +75,7 @@ class TabularEncoder:
 
 def _number(name: str, cell: str) -> list[float]:
     """Its value, and whether it is missing."""
-    if not cell:
+    if says_nothing(cell):
         return [0.0, 1.0]
     value = number_of(cell)
     if value is None:

@@ -180,8 +180,8 @@ def test_a_text_of_10_mb_is_cut_and_counted_in_good_time(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "has neither a text nor an image column"),
-        (b"\n\n", "has neither a text nor an image column"),
+        (b"", "no header that names columns"),
+        (b"\n\n", "no header that names columns"),
         (b"id,text,label\n", "was read as table and holds no rows"),
         (b"id,text,label", "was read as table and holds no rows"),
         (b"id,text,label\n\n\n", "was read as table and holds no rows"),

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from extract import check_data, read_manifest
 from extract.check.leaks import FEWEST, Column, candidates, sampled
 
 
@@ -123,3 +124,12 @@ def test_many_rows_are_sampled():
     assert sampled(rows, 200) is rows
     assert len(sampled(rows, 30)) == 30
     assert sampled(rows, 30).tolist() == sorted(sampled(rows, 30).tolist())
+
+
+def test_the_label_is_no_leak_of_itself_where_the_last_table_lacks_it(tmp_path):
+    labelled = [f"text number {number},{'ab'[number % 2]}" for number in range(80)]
+    (tmp_path / "train.csv").write_text("\n".join(["text,label", *labelled]))
+    (tmp_path / "test.csv").write_text("text\none more\n")
+    checked = check_data(read_manifest(tmp_path))
+    assert checked.summary["columns"] == {"text": "text", "label": "label"}
+    assert "label" not in [one["name"] for one in checked.summary["leaks"]["columns"]]

@@ -48,6 +48,19 @@ TEXTS = {
 }
 
 
+def test_iso_2022_is_read_where_it_is_named_and_never_taken_for_utf8(tmp_path: Path):
+    path = tmp_path / "posts.csv"
+    for encoding, text in (("iso2022_jp", "今日は"), ("iso2022_kr", "오늘은")):
+        path.write_bytes(f"id,text\n1,{text}\n".encode(encoding))
+        assert read_manifest(path, encoding=encoding).samples[0].inputs == {"text": text}
+        with pytest.raises(DataError, match="in ISO-2022, of which there are several; name it by --encoding"):
+            read_manifest(path)
+        with pytest.raises(DataError, match="in ISO-2022"):
+            read_manifest(path, encoding="shift_jis")
+    path.write_bytes(b"id,text\n1,\x1b[1mbold\x1b[0m\n")
+    assert read_manifest(path).samples[0].inputs == {"text": "\x1b[1mbold\x1b[0m"}
+
+
 def pieces() -> list[tuple[str, str]]:
     """Encoding and text: parts of a sentence of every length, and tables of such parts."""
     found = []

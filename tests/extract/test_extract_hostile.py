@@ -34,6 +34,19 @@ def test_a_quote_that_is_never_closed_does_not_swallow_the_rows_that_follow(tmp_
     assert rows(write(tmp_path, b'id,text,label\n1,"a\n""b""",x\n2,"",y' + end)) == [("1", 'a\n"b"'), ("2", None)]
 
 
+@pytest.mark.parametrize("last", [b'say "world', b'world"', b'"the world" is'])
+def test_texts_that_begin_with_a_quote_swallow_no_rows_up_to_another_quote(tmp_path: Path, last: bytes):
+    path = write(tmp_path, b'id\ttext\n1\t"hello\n2\ta day\n3\t' + last + b"\n4\tb\n", "posts.tsv")
+    with pytest.raises(DataError, match=r"posts\.tsv: a quote makes one row of the lines 2 to 4, which hardly are one"):
+        read_manifest(path)
+    whole = b'id,text\n1,"Dear Bob, ""hello""\r\n, a day"\n2,"one\ttwo"\n'
+    assert rows(write(tmp_path, whole)) == [("1", 'Dear Bob, "hello"\r\n, a day'), ("2", "one\ttwo")]
+    three = b'id\ttext\tlabel\n1\t"a\nb"\tx\n'  # a tab in each line
+    assert rows(write(tmp_path, three, "c.tsv")) == [("1", "a\nb")]
+    tabs = b'id\ttext\n1\t"a\n\n""b"""\n2\t"c\td\ne"\n'
+    assert rows(write(tmp_path, tabs, "b.tsv")) == [("1", 'a\n\n"b"'), ("2", "c\td\ne")]
+
+
 def test_a_quote_that_is_closed_rows_later_shows_in_the_label(tmp_path: Path):
     path = write(tmp_path, b'id,text,label\n1,a,"x\n2,b,y\n3,c,x"\n4,d,y\n')
     with pytest.raises(DataError, match="line 2: id, label or split holds a line break; is a quote left open"):

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from cache import DataError, UsageError
-from extract import EncoderSpec, Manifest, choose_specs, found_in, originals, read_manifest
+from extract import EncoderSpec, Manifest, check_data, choose_specs, found_in, originals, read_manifest
 from extract.encoders.tabular import TabularEncoder
 from extract.found import columns_in, settled_columns
 
@@ -121,6 +121,30 @@ def test_columns_become_numbers_and_categories(tmp_path: Path, bench):
     assert rows["3"] == [1, 0, -2000, 0, 0, 1]
     assert np.isnan(rows["4"]).all()
     assert done.missing["tabular"] == 1
+
+
+def test_words_for_nothing_make_no_categories_of_numbers(tmp_path: Path, bench):
+    cells = ["9.5", "NA", "nan", "None", "null", "", "inf", "3"]
+    text = "".join(f"{number},t,{cell},NA,1\n" for number, cell in enumerate(cells))
+    manifest = goods(tmp_path, f"id,title,price,brand,stars\n{text}")
+    (spec,) = choose_specs(["tabular"], {}, {}, {}, found_in(manifest))
+    assert dict(spec.columns) == {"price": None, "brand": ("NA",), "stars": None}
+    done = bench.extract(manifest, spec)
+    assert bench.vectors(done, "tabular")[:, 1].tolist()[:6] == [9.5, 0, 0, 0, 0, 0]
+    assert bench.vectors(done, "tabular")[:, 2].tolist()[:6] == [0, 1, 1, 1, 1, 1]
+    assert [(one.id, one.reason) for one in done.failures["tabular"]] == [("6", "price is 'inf', expected a number")]
+    checked = check_data(manifest).summary["modalities"]["tabular"]["columns"]
+    assert checked["price"] == {"kind": "numbers", "missing": 5, "distinct": 3}
+    assert checked["brand"] == {"kind": "categories", "missing": 0, "distinct": 1}
+
+
+@pytest.mark.parametrize(("cells", "known"), [(("2024_01", "2024_02"), ("2024_01", "2024_02")), (("", ""), None)])
+def test_what_is_a_number_to_python_alone_is_none(
+    tmp_path: Path, cells: tuple[str, str], known: tuple[str, ...] | None
+):
+    text = "".join(f"{number},t,1,b,{cell}\n" for number, cell in enumerate(cells))
+    (spec,) = choose_specs(["tabular"], {}, {}, {}, found_in(goods(tmp_path, f"id,title,price,brand,stars\n{text}")))
+    assert dict(spec.columns)["stars"] == known
 
 
 def test_rows_with_equal_columns_are_not_the_same_thing_twice(tmp_path: Path, bench):

@@ -188,6 +188,21 @@ def test_named_columns_and_the_layout_are_those_of_the_extraction(tmp_path: Path
     assert originals(view, ["a"]).found["a"].texts == {"text": "but this"}
 
 
+def test_tables_of_which_one_lacks_a_column_are_read_again(tmp_path: Path):
+    (tmp_path / "train.csv").write_text("id,text,label\n1,one,x\n")
+    (tmp_path / "test.csv").write_text("id,text,label,user\n2,two,y,ann\n")
+    manifest = read_manifest(tmp_path)
+    assert [sample.group for sample in manifest.samples] == ["", "ann"]
+    found = originals(view_of(manifest, ["text"]), ["1", "2"]).found
+    assert {name: one.texts["text"] for name, one in found.items()} == {"1": "one", "2": "two"}
+
+
+def test_a_column_that_was_left_out_is_left_out_again(tmp_path: Path):
+    (tmp_path / "posts.csv").write_text("id,text,label\nsame,one,x\nsame,two,y\n")
+    found = originals(view_of(read_manifest(tmp_path, columns={"id": ""}), ["text"]), ["1", "2"]).found
+    assert {name: one.texts["text"] for name, one in found.items()} == {"1": "one", "2": "two"}
+
+
 def test_the_layout_of_mvsa(tmp_path: Path):
     data = tmp_path / "data"
     data.mkdir()

@@ -88,6 +88,21 @@ def test_encoders_are_chosen_by_rows_that_have_what_was_named(tmp_path: Path):
     assert [one.id for one in first_rows(shards, ["audio"]).samples] == ["0/a"]
 
 
+def test_a_tar_without_samples_is_no_error_and_one_that_is_broken_is_named(tmp_path: Path):
+    write_tar(tmp_path / "a.tar", {"README": "of the others"})
+    write_tar(tmp_path / "b.tar", {"1.txt": "a day"})
+    (tmp_path / "._b.tar").write_bytes(b"macOS has put it there")
+    assert [sample.id for sample in rows_of(shards_of(tmp_path, 1))] == ["b/1"]
+    assert [sample.id for sample in read_manifest(tmp_path).samples] == ["b/1"]
+    (tmp_path / "c.tar").write_bytes(b"junk" * 1000)
+    with pytest.raises(DataError, match=r"c\.tar after its beginning: the tar cannot be read on"):
+        shards_of(tmp_path, 1)[2].read()
+    (tmp_path / "c.tar").unlink()
+    (tmp_path / "b.tar").unlink()
+    with pytest.raises(DataError, match="holds no rows"):
+        read_manifest(tmp_path)
+
+
 def test_other_layouts_are_read_and_parted_by_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     lines = [f"{number},text {number},{number}.png" for number in range(7)]
     (tmp_path / "posts.csv").write_text("id,text,image\n" + "\n".join(lines), encoding="utf-8")

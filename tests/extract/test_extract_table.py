@@ -104,9 +104,19 @@ def test_bad_json_lines_are_reported_together(tmp_path: Path):
     assert "line 4: text must be text or a number, found list" in str(caught.value)
 
 
+def test_a_file_of_which_no_line_can_be_read_says_why(tmp_path: Path):
+    with pytest.raises(DataError, match=r"has 3 bad rows; .*\n  line 1: not JSON"):
+        read_manifest(write(tmp_path, '[\n{"text": "a"},\n]', "posts.jsonl"))
+    with pytest.raises(DataError, match=r"posts\.jsonl holds no rows, and no header that names columns"):
+        read_manifest(write(tmp_path, "\n", "posts.jsonl"))
+
+
 def test_a_column_that_stands_twice_is_refused(tmp_path: Path):
     with pytest.raises(DataError, match="names a column twice: text"):
         read_manifest(write(tmp_path, "id,text,text\n1,a,b\n"))
+    (tmp_path / "posts.csv").unlink()
+    with pytest.raises(DataError, match=r"line 2: not JSON .names a key twice: label"):
+        read_manifest(write(tmp_path, '{"text": "a"}\n{"text": "b", "label": 1, "label": 2}\n', "posts.jsonl"))
 
 
 def test_rows_without_ids_are_numbered(tmp_path: Path):
@@ -152,6 +162,16 @@ def test_duplicate_ids_across_tables_name_the_tables(tmp_path: Path):
     assert "test.csv" in str(caught.value)
 
 
+def test_lines_without_anything_before_the_header_are_no_header(tmp_path: Path):
+    assert texts(write(tmp_path, "\r\n\nid;text\n1;a, b\n")) == ["a, b"]
+
+
+def test_what_macos_puts_beside_a_table_is_no_table(tmp_path: Path):
+    write(tmp_path, "id,text\n1,a\n", "posts.csv")
+    write(tmp_path, "Mac OS X", "._posts.csv")
+    assert texts(tmp_path) == ["a"]
+
+
 def test_several_other_tables_are_refused(tmp_path: Path):
     for name in ("train.csv", "posts.csv"):
         write(tmp_path, "text\na\n", name)
@@ -187,6 +207,9 @@ def test_the_parts_of_one_table_are_one_data_set_in_the_order_of_their_numbers(t
         (["part-0.csv", "part-1.tsv"], "holds several tables"),
         (["part-0.csv", "0001.csv"], "holds several tables"),
         (["a-00000-of-00002.csv", "b-00000-of-00002.csv"], "holds several tables"),
+        (["train-00000-of-00001.csv", "train.csv"], "holds several tables"),  # the same rows twice?
+        (["train-00000-of-00001.csv", "train-00000-of-00002.csv", "train-00001-of-00002.csv"], "holds several tables"),
+        (["a-00000-of-00001.csv", "a-00000-of-00002.csv", "a-00001-of-00002.csv"], "holds several tables"),
         (["posts-00000-of-00003.csv", "posts-00002-of-00003.csv"], "holds 2 of the 3 tables posts-"),
         (["00000.csv", "00001.csv", "00000.tar"], "give one of them as DATA, or --layout webdataset for the tars"),
     ],
@@ -219,3 +242,19 @@ def test_unknown_layouts_say_what_is_known(tmp_path: Path):
         assert part in str(caught.value)
     with pytest.raises(UsageError, match="there is no layout 'csv'; choose one of mvsa, mosi, fakeddit, table"):
         read_manifest(tmp_path, layout="csv")
+
+
+def test_one_role_is_one_column_in_all_tables(tmp_path: Path):
+    write(tmp_path, "id,title,label\n1,a day,x\n", "train.csv")
+    write(tmp_path, "id,text,title,label\n2,body,headline,x\n", "test.csv")
+    with pytest.raises(DataError, match=r"text is the column title in some files and text in others; .*--columns text"):
+        read_manifest(tmp_path)
+    assert texts(tmp_path, text="title") == ["a day", "headline"]
+
+
+def test_columns_are_noted_though_the_last_table_lacks_them(tmp_path: Path):
+    write(tmp_path, "id,text,label\n1,a,x\n", "train.csv")
+    write(tmp_path, "id,text\n2,b\n", "test.csv")
+    manifest = read_manifest(tmp_path)
+    assert manifest.notes["columns"] == {"id": "id", "text": "text", "label": "label"}
+    assert [(sample.label, sample.split) for sample in manifest.samples] == [("x", "train"), ("", "test")]

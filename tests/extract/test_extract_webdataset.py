@@ -108,6 +108,23 @@ def test_shards_are_read_in_order_and_named_after_splits_are_these(tmp_path: Pat
     assert read_manifest(tmp_path, columns=manifest.notes["columns"]).samples == manifest.samples
 
 
+@pytest.mark.parametrize(
+    ("one", "two", "said"),
+    [
+        ({"1.txt": "a day"}, {"1.json": '{"caption": "so sad"}'}, "text is the column text in some files and caption"),
+        ({"1.json": '{"title": "a day"}'}, {"1.json": '{"title": "a", "text": "b"}'}, "text is the column title in"),
+        ({"1.txt": "a", "1.json": '{"class": "x"}'}, {"1.txt": "b", "1.cls": "y"}, "label is the column class in"),
+    ],
+)
+def test_no_tar_loses_what_the_others_call_otherwise(
+    tmp_path: Path, one: dict[str, str], two: dict[str, str], said: str
+):
+    write(tmp_path / "a.tar", one)
+    write(tmp_path / "b.tar", two)
+    with pytest.raises(DataError, match=said):
+        read_manifest(tmp_path)
+
+
 def odd_members(tar: tarfile.TarFile) -> None:
     for number, kind in enumerate(
         (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE)

@@ -19,6 +19,7 @@ from fuse.task import targets
         (["0.5", "nan"], "classification"),
         (["1e-3", "2"], "regression"),
         ([], "classification"),
+        ([f"2024_{number:02}" for number in range(25)], "classification"),  # numbers to Python
         ([*"0123456789abcdefghij"], "classification"),
         (["iPhone", "Pixel", "3.5"], "classification"),
         ([f"{year}_{month:02d}" for year in (2020, 2021) for month in range(1, 13)], "classification"),
