@@ -19,6 +19,7 @@ from cache import (
     Progress,
     UsageError,
     check_seal,
+    listing,
     make_folder,
     new_folder,
     silent,
@@ -187,9 +188,13 @@ def predict(model: FusionHead, table: FeatureTable, output: Path, memory: float 
 
 
 def check_free(folder: Path) -> None:
-    """Raises a UsageError when the folder holds a run already: results are never overwritten."""
+    """Raises a UsageError when the folder holds a run already, or files of others: nothing is ever overwritten."""
     if (folder / RUN_FILE).exists():
         raise UsageError(f"{folder} holds a run already; choose another --out or remove it")
+    # A run that was stopped has metrics.json, which is written first.
+    foreign = [name for name in ("predictions.csv", "model") if (folder / name).exists()]
+    if foreign and not (folder / "metrics.json").exists():
+        raise UsageError(f"{folder} holds {listing(foreign)} of something else than a run; choose another --out")
 
 
 def write_run(
