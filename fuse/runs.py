@@ -19,7 +19,6 @@ from cache import (
     Progress,
     UsageError,
     check_seal,
-    listing,
     make_folder,
     new_folder,
     silent,
@@ -191,10 +190,9 @@ def check_free(folder: Path) -> None:
     """Raises a UsageError when the folder holds a run already, or files of others: nothing is ever overwritten."""
     if (folder / RUN_FILE).exists():
         raise UsageError(f"{folder} holds a run already; choose another --out or remove it")
-    # A run that was stopped has metrics.json, which is written first.
-    foreign = [name for name in ("predictions.csv", "model") if (folder / name).exists()]
-    if foreign and not (folder / "metrics.json").exists():
-        raise UsageError(f"{folder} holds {listing(foreign)} of something else than a run; choose another --out")
+    # A run that was stopped has metrics.json, which is written before.
+    if (folder / "predictions.csv").exists() and not (folder / "metrics.json").exists():
+        raise UsageError(f"{folder} holds predictions.csv of something else than a run; choose another --out")
 
 
 def write_run(
