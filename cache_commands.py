@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from console import (
+    SEED,
     StorePath,
     device_options,
     json_option,
@@ -53,7 +54,7 @@ def cache_status(store: Path, name: str | None, as_json: bool) -> None:
 @click.option("--deep", type=click.IntRange(min=1), metavar="N", help="Also encode N random rows again and compare.")
 @click.option("--name", help="Data set for --deep; the only one by default.")
 @click.option("--data", help="Where its data lies now, for --deep; as it was extracted by default.")
-@click.option("--seed", default=0, show_default=True, help="Of the rows for --deep.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the rows for --deep.")
 @device_options
 @json_option
 def cache_verify(store: Path, deep: int | None, as_json: bool, **options: Any) -> None:
@@ -126,7 +127,9 @@ def cache_merge(other: Path, store: Path, as_json: bool) -> None:
     from cache import FeatureStore, merge_stores
 
     result = with_bars(lambda bars: merge_stores(FeatureStore(store), FeatureStore(other), bars))
-    line = "{items} items, {bytes} bytes, data sets {data_sets}".format(**result)
+    line = (
+        f"{result['items']} items, {result['bytes']} bytes, new data sets: {', '.join(result['data_sets']) or 'none'}"
+    )
     finish(as_json, result, [f"{other} -> {store}: {line}"])
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from fuse import Settings
     from tuning import Wanted
 
+SEED = click.IntRange(0, 2**32 - 1)
+"""What numpy, sklearn and torch take alike."""
 GRID_HELP = "Settings searched within each training part, never on the rows that judge."
 COLUMNS_HELP = (
     "Of a table: id, text, image, label, split, group, words; text=title+body joins columns. Further modalities: "
@@ -190,7 +192,9 @@ tuning_options = grouped(
     click.option("--lora", default=0, metavar="RANK", help="Learn low-rank updates of a text model (needs peft)."),
     click.option("--augment", is_flag=True, help="Crop and mirror pictures at random."),
     click.option("--checkpointing", is_flag=True, help="Save memory in a text model by computing twice."),
-    click.option("--seed", default=0, show_default=True, help="Of folds, order, dropout and initial weights."),
+    click.option(
+        "--seed", type=SEED, default=0, show_default=True, help="Of folds, order, dropout and initial weights."
+    ),
     click.option("--folds", default=5, show_default=True, help="Where the data gives no splits; the first is judged."),
     click.option("--cross-fit", type=int, metavar="K", help="Tune once a fold, so that all rows are judged."),
 )
@@ -230,7 +234,7 @@ def how_to_run(options: Mapping[str, Any]) -> dict[str, Any]:
 def parse_seeds(value: str | None) -> dict[str, int]:
     """`7` as {"": 7}, `text=7` as {"text": 7}."""
     parts = [part.rpartition("=") for part in (value or "").split(",") if part]
-    if not all(seed.strip().isdigit() for _, _, seed in parts):
+    if not all(seed.strip().isdecimal() and int(seed) < 2**32 for _, _, seed in parts):
         raise click.UsageError(f"--random-init takes SEED or text=SEED or image=SEED, got {value!r}")
     return {modality.strip(): int(seed) for modality, _, seed in parts}
 
@@ -335,7 +339,7 @@ def parse_repeats(value: str) -> tuple[int, ...]:
         numbers = [int(part) for part in value.split(",") if part.strip()]
     except ValueError:
         numbers = []
-    if not numbers or min(numbers) < 0 or ("," not in value and numbers[0] < 1):
+    if not numbers or not all(0 <= one < 2**32 for one in numbers) or ("," not in value and numbers[0] < 1):
         raise click.UsageError(f"--seeds takes how many, or seeds such as 7,8,9; got {value!r}")
     return tuple(numbers) if "," in value else tuple(range(numbers[0]))
 

@@ -98,6 +98,18 @@ def program() -> list[str]:
     return words[:before] if words[before:] == arguments and before > 0 else ["pipeline.py"]
 
 
+def say(line: str, err: bool = False) -> None:
+    """Prints a line of the result. Raises StoreError where it cannot be written, such as into a file on a full disk."""
+    try:
+        click.echo(visible(line), err=err)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # click ends quietly
+            raise
+        from cache import StoreError
+
+        raise StoreError(f"the result cannot be printed: {error.strerror or error}; what was done is kept") from error
+
+
 def finish(as_json: bool, result: Mapping[str, Any], lines: Iterable[str], failures: Failures | None = None) -> None:
     """Prints for people on stdout, or with --json for people on stderr and one object on stdout.
 
@@ -107,13 +119,13 @@ def finish(as_json: bool, result: Mapping[str, Any], lines: Iterable[str], failu
     context = click.get_current_context()
     downloads: Downloads | None = context.meta.get(DOWNLOADS)
     for line in (*(downloads.lines() if downloads else ()), *lines, *(failures.lines() if failures else ())):
-        click.echo(visible(line), err=as_json)
+        say(line, err=as_json)
     if as_json:
         told = dict(result)
         if downloads and downloads.asked:
             told["downloads"] = downloads.as_json()
         if failures:
             told["failures"] = failures.as_json()
-        click.echo(visible(json.dumps(told, ensure_ascii=False)))
+        say(json.dumps(told, ensure_ascii=False))
     if failures or (downloads and downloads.failed):
         context.exit(failures.code if failures else 3)

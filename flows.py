@@ -95,6 +95,16 @@ def fuse_text(head: str, name: str, judged: Judged) -> str:
     return f"{name}: {judged.protocol.description}\n\n{evaluation_text(head, judged.evaluation)}\n"
 
 
+def spare_data(output: Path, manifest: Manifest) -> None:
+    """Raises a UsageError where predictions would take the place of the table that they are for."""
+    from cache import UsageError
+
+    data = Path(manifest.path)
+    tables = [data, *(data / str(name) for name in manifest.notes.get("tables", ()))]
+    if output.exists() and any(one.is_file() and one.samefile(output) for one in tables):
+        raise UsageError(f"{output} is the data itself, which predictions would overwrite; choose another --output")
+
+
 def encode_for(
     encoders: Mapping[str, Mapping[str, Any]], manifest: Manifest, store: Path, options: Mapping[str, Any]
 ) -> Extraction:

@@ -16,6 +16,7 @@ import click
 from cache_commands import cache
 from console import (
     GRID_HELP,
+    SEED,
     Pipeline,
     ablation_settings,
     data_options,
@@ -50,6 +51,7 @@ from flows import (
     predict_text,
     predict_with,
     shown_from,
+    spare_data,
     view_of_run,
 )
 from scale import cluster_options, extract_in_shards, in_shards
@@ -87,7 +89,7 @@ def main() -> None:
 @click.option("--finetuned", type=click.Path(path_type=Path), help="Encoders of a run of finetune, and its folds.")
 @click.option("--finetune", is_flag=True, help="Tune the encoders first, as finetune does by default.")
 @click.option("--on-error", type=click.Choice(["record", "fail"]), default="record", help="When a sample fails.")
-@click.option("--max-failures", type=int, help="Stop when more samples of a modality than this fail.")
+@click.option("--max-failures", type=click.IntRange(min=0), help="Stop when more samples of a modality than this fail.")
 @cluster_options
 @json_option
 def extract(data: str, store: Path, name: str | None, as_json: bool, **options: Any) -> None:
@@ -147,7 +149,7 @@ def check(data: str, out: Path | None, as_json: bool, **options: Any) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run; a new one under runs/ by default.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A parameter of the head; repeatable.")
 @task_option
-@click.option("--seed", default=0, show_default=True, help="Of the folds and of initial weights.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the folds and of initial weights.")
 @click.option("--folds", default=5, show_default=True, help="Used where the data gives no splits.")
 @click.option("--memory", help="Most that the fit may take, such as 2GB; what is free and allowed by default.")
 @json_option
@@ -202,7 +204,7 @@ def finetune(data: str, store: Path, name: str | None, out: Path | None, as_json
 @click.option("--heads", help="Names, or all; 15 common ones by default. `fuse --head list` shows them.")
 @click.option("--modalities", default="all", show_default=True, help="Such as text,image; every subset is compared.")
 @click.option("--seeds", default="3", show_default=True, help="How many repeats, or their seeds: 7,8,9.")
-@click.option("--split-seed", type=int, help="One seed for the folds of all repeats; each its own by default.")
+@click.option("--split-seed", type=SEED, help="One seed for the folds of all repeats; each its own by default.")
 @click.option("--folds", default=5, show_default=True, help="Used where the data gives no splits.")
 @click.option("--grid", type=click.Choice(["none", "small", "full"]), default="none", show_default=True, help=GRID_HELP)
 @click.option("--controls", help="Heads also fitted with a modality shuffled or noise; none for none.  [default: some]")
@@ -261,6 +263,7 @@ def predict(
 
     started = time.perf_counter()
     run, manifest = load_run(run_folder), read_data(data, options)
+    spare_data(output, manifest)
     unlabelled = manifest.unlabelled()
     if unlabelled.samples and not all_rows:
         manifest = unlabelled
@@ -305,7 +308,7 @@ def bench(data: str | None, samples: int | None, modalities: str | None, as_json
 
 @main.command()
 @click.option("--out", type=click.Path(path_type=Path), default="demo", show_default=True, help="Folder to work in.")
-@click.option("--seed", default=0, show_default=True, help="Of the data, the weights and the folds.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the data, the weights and the folds.")
 @json_option
 def demo(out: Path, seed: int, as_json: bool) -> None:
     """Generate a small data set and run extract, ablate and predict on it, offline."""

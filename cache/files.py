@@ -95,6 +95,8 @@ def replacing(target: Path, first: bool = False) -> Iterator[Path]:
     except OSError as error:
         if first and isinstance(error, FileExistsError):
             raise
+        if isinstance(error, FileNotFoundError) and not target.parent.is_dir():
+            raise StoreError(f"cannot write {target}: there is no folder {target.parent}; make it first") from error
         raise StoreError(
             f"cannot write {target}: {error.strerror or error}. What was written before is good; "
             "make room or give the folder back its rights, then run the same command again"

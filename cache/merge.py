@@ -28,8 +28,8 @@ def merge_stores(store: FeatureStore, other: FeatureStore, progress: Progress = 
         StoreDamaged: a file of `other` is not what was written.
         UsageError: both are one store, or hold different data sets under one name; nothing is copied.
     """
-    if not other.root.is_dir():
-        raise CacheIncomplete(f"there is no store at {other.root}")
+    if not other.root.is_dir() or not (other.names() or other.encoders()):
+        raise CacheIncomplete(f"there is no store at {other.root}; give the folder that extract calls --store")
     if store.root.resolve() == other.root.resolve():
         raise UsageError(f"{other.root} is this very store")
     views = _new_views(store, other)

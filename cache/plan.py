@@ -41,6 +41,8 @@ def plan_extraction(wanted: Iterable[bytes], stored: Collection[bytes], known_ba
 
 def action_for(missing: int, reused: int, items: int) -> tuple[Action, str]:
     """What to do, and why, where so many of a data set's different items are to be encoded and so many are stored."""
+    if not items:
+        return "reuse", "nothing to encode"
     if not missing:
         return "reuse", f"all {reused} items were stored already"
     if not reused:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,8 @@ def extraction_lines(
         labels: how many rows have each, most frequent first; counted in the manifest by default.
     """
     lines = data_lines(manifest, done.samples)
-    lines.append(f"  labels: {_labels(label_counts(manifest) if labels is None else labels, done.samples)}")
+    labels = label_counts(manifest) if labels is None else labels
+    lines.append(f"  labels: {_labels(labels, done.samples)}{_no_column(manifest, labels)}")
     if left_out := manifest.notes.get("left_out"):
         lines.append(f"  left out: {', '.join(f'{count} {what}' for what, count in left_out.items())}")
     for name, block in done.view.blocks.items():
@@ -71,11 +73,13 @@ def extraction_lines(
             lines.append(f"    computed in {precision}: {why}")
     if done.truncated:
         lines.append(f"  {done.truncated} texts were cut to the model's longest input")
-    lines += [f"warning: {warning}" for warning in done.warnings]
+    lines += [f"warning: {warning}" for warning in (*done.warnings, *_empty(done))]
     where = f" on {done.device}" if done.encoded else ""
     lines.append(f"{done.encoded} encoded, {done.reused} reused{where}, {seconds:.1f} s")
-    option = "" if store == Path("features") else f" --store {store}"
-    return [*lines, f"next: pipeline.py fuse --head mlp{option} --name {done.view.name}"]
+    option = "" if store == Path("features") else f" --store {shlex.quote(str(store))}"
+    if not labels:  # no head learns from them
+        return [*lines, f"next: pipeline.py predict --run RUN{option} {shlex.quote(str(manifest.path))}"]
+    return [*lines, f"next: pipeline.py fuse --head mlp{option} --name {shlex.quote(done.view.name)}"]
 
 
 def failed_samples(done: Extraction, store: Path) -> tuple[list[str], list[Path]]:
@@ -86,6 +90,23 @@ def failed_samples(done: Extraction, store: Path) -> tuple[list[str], list[Path]
         shown += [f"and {len(failures) - FAILURES_SHOWN} more ({modality})"] if len(failures) > FAILURES_SHOWN else []
         lists += [store / done.view.blocks[modality].encoder / FAILURES_FILE] if failures else []
     return shown, list(dict.fromkeys(lists))
+
+
+def _no_column(manifest: Manifest, labels: Mapping[str, int]) -> str:
+    """Why a table has no labels, where that may be a column of another name."""
+    columns = manifest.notes.get("columns", {})
+    lacks = not labels and columns and "label" not in columns
+    return "; no column has a usual name for them: see --columns label=..." if lacks else ""
+
+
+def _empty(done: Extraction) -> list[str]:
+    """Of modalities that the data names and no row has: more often a wrong folder than what was meant."""
+    return [
+        f"no row has the modality {name}, which stays empty: its cells are empty, or the files are not where they "
+        f"are looked for; see `pipeline.py check`, --columns and --modalities"
+        for name, missing in done.missing.items()
+        if missing == done.samples
+    ]
 
 
 def _labels(counts: Mapping[str, int], rows: int) -> str:

@@ -187,9 +187,12 @@ def predict(model: FusionHead, table: FeatureTable, output: Path, memory: float 
 
 
 def check_free(folder: Path) -> None:
-    """Raises a UsageError when the folder holds a run already: results are never overwritten."""
+    """Raises a UsageError when the folder holds a run already, or files of others: nothing is ever overwritten."""
     if (folder / RUN_FILE).exists():
         raise UsageError(f"{folder} holds a run already; choose another --out or remove it")
+    # A run that was stopped has metrics.json, which is written before.
+    if (folder / "predictions.csv").exists() and not (folder / "metrics.json").exists():
+        raise UsageError(f"{folder} holds predictions.csv of something else than a run; choose another --out")
 
 
 def write_run(

@@ -76,13 +76,13 @@ def protocol_for(table: DataSet, folds: int = 5, seed: int = 0, task: str = CLAS
     """
     if isinstance(table, CrossFitted):
         return _cross_fit(table, task)
+    if not len(table):
+        raise DataError(f"{table.name} has no labelled rows: see --columns label=...")
     if task == CLASSIFICATION and len(table.classes) < 2:
         raise DataError(
             f"{table.name} has {len(table)} labelled rows of one class ({listing(table.classes)}); "
             "a classifier needs at least two classes: see --columns label=..."
         )
-    if not len(table):
-        raise DataError(f"{table.name} has no labelled rows: see --columns label=...")
     if folds < 2:
         raise UsageError(f"--folds must be 2 or more, got {folds}")
     splits = _splits(table)
@@ -155,9 +155,11 @@ def _kfold(table: FeatureTable, folds: int, seed: int) -> Protocol:
     for label in table.classes:
         held = len(np.unique(groups[y == label]))
         if held < folds:
+            lower = "lower --folds or " if held > 1 else ""
             raise DataError(
-                f"the class {label!r} has {held} independent rows ({listing(table.ids[y == label])}), fewer than "
-                f"{folds} folds; lower --folds or add rows of it (equal images or texts count once)"
+                f"the class {label!r} has {held} independent {'row' if held == 1 else 'rows'} "
+                f"({listing(table.ids[y == label])}), fewer than {folds} folds; {lower}add rows of it (equal images or "
+                "texts count once)"
             )
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
     rounds = tuple(
@@ -170,7 +172,10 @@ def _kfold(table: FeatureTable, folds: int, seed: int) -> Protocol:
 
 
 def _kept_together(groups: np.ndarray) -> str:
-    return f"{len(groups) - len(np.unique(groups))} rows kept with a duplicate or group of theirs"
+    kept = len(groups) - len(np.unique(groups))
+    if kept == 1:
+        return "1 row kept with its duplicate or group"
+    return f"{kept or 'no'} rows kept with a duplicate or group of theirs"
 
 
 def _group_kfold(table: FeatureTable, folds: int, seed: int) -> Protocol:

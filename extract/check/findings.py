@@ -127,9 +127,9 @@ def _contents(summary: Mapping[str, Any]) -> Iterator[Finding]:
     for name, one in summary["modalities"].items():
         if not one["present"]:
             text = (
-                f"Of {rows} rows none has a {name} that can be read ({one['missing']} missing, {one['failed']} broken)."
+                f"Of {rows} rows none has {name} that can be read ({one['missing']} missing, {one['failed']} broken)."
             )
-            advice = "extract would encode nothing: see --columns, and where the files lie."
+            advice = "extract would leave it empty: see --columns, and where the files lie."
             yield _finding(ERROR, f"{name}-none", text, advice)
             continue
         if one["failed"]:

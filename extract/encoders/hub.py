@@ -76,7 +76,7 @@ class Named:
         except ModelError:
             raise
         except Exception as error:  # transformers and what it stands on raise dozens of types for bad files
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
             folder = Path(self.model)
             where = f"the folder {folder}" if folder.is_dir() else "the local hub cache and the hub"
             raise ModelError(

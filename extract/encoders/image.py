@@ -270,7 +270,9 @@ def _explained(what: str, path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        if isinstance(error, pickle.UnpicklingError):  # torch advises to load it with all that it may execute
+            reason = "it holds more than tensors, or something else"
         raise ModelError(
             f"cannot load the {what}, looked for at {path}: {reason}. Give a state dict (.pth or .safetensors) by "
             "--image-weights FILE, or --random-init SEED for untrained ones"

@@ -34,10 +34,10 @@ class _Unit:
         self.primary = summary["primary"]
 
     def value(self, value: float) -> str:
-        return f"{100 * value:.1f} %" if self.classify else f"{value:.3f}"
+        return f"{self.points(value)} %" if self.classify else self.points(value)
 
     def points(self, value: float) -> str:
-        return f"{100 * value:.1f}" if self.classify else f"{value:.3f}"
+        return f"{100 * value:z.1f}" if self.classify else f"{value:z.3f}"  # z: 0.0 has no sign
 
     def ahead(self, versus: Mapping[str, Any]) -> float:
         """By how much it is better."""
@@ -98,7 +98,9 @@ def _fusion(summary: Mapping[str, Any], unit: _Unit) -> str:
     p = _p(versus, fused, first)
     if better:
         return f"Fusion beats {alone}: {name_of(first)} by {unit.by(versus)}, {p}."
-    if unit.ahead(versus) <= 0:
+    if unit.ahead(versus) == 0:
+        return f"Fusion is no better than {alone}: the best fused, {name_of(first)}, is just as good."
+    if unit.ahead(versus) < 0:
         return (
             f"Fusion is no better than {alone}: the best fused, {name_of(first)}, is behind by {_behind(unit, versus)}."
         )
@@ -161,8 +163,8 @@ def _interaction(summary: Mapping[str, Any], unit: _Unit) -> str:
     if unit.ahead(versus) > 0 and (versus["low"] > 0 or versus["high"] < 0):
         return said + f"interactions of the modalities give {unit.by(versus)}."
     return said + (
-        f"a difference of {unit.by(versus)}; what it gains is that the modalities add up (ensembling), "
-        "not that they interact."
+        f"a difference of {unit.by(versus)}; that interactions add anything is not shown, modalities that only add "
+        "up (ensembling) may do as well."
     )
 
 

@@ -163,8 +163,12 @@ def test_what_comes_of_interactions():
     assert "interactions of the modalities give 7.0 points of accuracy [3.0, 11.0]" in said
     for low, high, projected in ((-0.01, 0.02, 0.715), (-0.06, -0.02, 0.76)):
         said = sentence(summary([row("mlp", 0.7)], closer=closer(0.72, projected, low, high)), start)
+        assert "that interactions add anything is not shown" in said
         assert "ensembling" in said
+        assert "gains" not in said  # whether it gains anything is said elsewhere
         assert "give" not in said
+    nothing = sentence(summary([row("mlp", 0.7)], closer=closer(0.72, 0.72, -1e-9, 0.0)), start)
+    assert "a difference of 0.0 points of accuracy [0.0, 0.0]" in nothing
     fewer = sentence(summary([row("mlp", 0.7)], numbers=True, closer=closer(0.6, 0.8, -0.3, -0.1)), start)
     assert "0.800 instead of 0.600" in fewer
     assert "interactions of the modalities give 0.200 of mean absolute error [0.100, 0.300]" in fewer

@@ -86,6 +86,22 @@ def test_numbers_are_folded_by_group(make_labelled):
     assert _rows(protocol.judged) != _rows(protocol_for(table, folds=4, seed=2, task="regression").judged)
 
 
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        (np.arange(12), "no rows kept with a duplicate or group of theirs"),
+        ([0, 0, *range(1, 11)], "1 row kept with its"),
+    ],
+)
+def test_rows_kept_together_are_counted_in_words(make_labelled, groups, said):
+    assert said in protocol_for(make_labelled(list("ab" * 6), groups=groups), folds=2).description
+
+
+def test_one_row_of_a_class_cannot_be_helped_by_fewer_folds(make_labelled):
+    with pytest.raises(DataError, match=r"'a' has 1 independent row \(.*\), fewer than 2 folds; add rows"):
+        protocol_for(make_labelled(list("abb")), folds=2)
+
+
 def test_fewer_groups_than_folds_of_numbers_are_refused(make_labelled):
     table = make_labelled(["0.5", "1.5", "2.5", "3.5"], groups=[0, 0, 1, 1])
     with pytest.raises(DataError, match="2 independent labelled rows, 3 folds need as many"):
