@@ -15,6 +15,7 @@ from cache import DataError, UsageError, replacing
 from fuse.ablation.fits import Fit, Fits
 from fuse.ablation.plan import Cell, Plan
 from fuse.ablation.work import Data
+from fuse.calibration import probability_metrics
 from fuse.metrics import classification_metrics, regression_metrics
 
 ROWS_FILE = "rows.npz"
@@ -113,11 +114,27 @@ class Column:
         return [self.rows.metrics(label) for label in self.label]
 
     def take(self, rows: Rows, places: np.ndarray, seeds: np.ndarray) -> Column:
-        """The same on some of the rows, which are given, and under some of the seeds."""
+        """The same on some of the rows, which are given, and under some of the seeds; each fold is judged anew."""
         chosen = np.ix_(seeds, places)
         hidden = {name: label[chosen] for name, label in self.hidden.items()}
-        about = [one for one in self.about if one["seed"] in rows.seeds]
-        return replace(self, rows=rows, label=self.label[chosen], proba=self.proba[chosen], hidden=hidden, about=about)
+        label, proba = self.label[chosen], self.proba[chosen]
+        about = []
+        for s, seed in enumerate(rows.seeds.tolist()):
+            for number, one in enumerate(fit for fit in self.about if fit["seed"] == seed):
+                judged = np.flatnonzero(rows.fold[s] == number)
+                part = rows.take(judged, np.array([s]))
+                about.append({**one, "metrics": _metrics(part, label[s, judged], proba[s, judged], one["metrics"])})
+        return replace(self, rows=rows, label=label, proba=proba, hidden=hidden, about=about)
+
+
+def _metrics(rows: Rows, label: np.ndarray, proba: np.ndarray, before: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of one fit on some of the rows that it judged; each is None where there are no such rows."""
+    if not len(rows):
+        return dict.fromkeys(before)
+    found = rows.metrics(label)
+    if rows.classify:
+        found |= probability_metrics(rows.classes[rows.true], proba, rows.classes.tolist())
+    return found
 
 
 @dataclass(frozen=True)

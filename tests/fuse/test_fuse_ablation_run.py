@@ -9,6 +9,8 @@ import pytest
 from cache import DataError, UsageError
 from fuse import Asked, Shown, ablate, ablation_result, ablation_text, load_run, make_classifier, read_summary, report
 from fuse.ablation.conclusions import conclusions
+from fuse.ablation.engine import FITS
+from fuse.ablation.results import read_results, read_rows
 from fuse.heads.vote import LateVotingClassifier
 from tests.fuse.ablation_data import CLASSES, csv_rows, gaps, make_numbers, make_posts, quick, settings  # noqa: F401
 from tests.fuse.summary_example import picture
@@ -385,6 +387,27 @@ def test_runs_on_some_of_the_rows_are_joined_on_those(finished, tmp_path):
     joined = report([finished, done.folder], tmp_path / "joined")
     assert joined.summary["data"]["rows"] == 57
     json.dumps(joined.summary, allow_nan=False)
+    ids = set(read_rows(done.folder).ids.tolist())
+    state = strict(finished / "ablation.json")
+    (column,) = [
+        one
+        for one in read_results(finished, state, FITS).columns
+        if (one.cell.head, one.cell.modalities, one.cell.control) == ("logreg", ("text", "image"), "")
+    ]
+    assert joined.summary["protocol"]["seeds"] == [0]
+    losses, rights = [], []
+    for number in np.unique(column.rows.fold[0]):
+        kept = [n for n, one in enumerate(column.rows.ids) if column.rows.fold[0][n] == number and one in ids]
+        right = column.proba[0, kept, column.rows.true[kept]]
+        losses.append(-np.log(right.astype(float)).mean())
+        rights.append((column.label[0, kept] == column.rows.true[kept]).mean())
+    (row,) = [
+        one
+        for one in joined.summary["rows"]
+        if (one["run"], one["head"], one["modalities"]) == (finished.name, "logreg", ["text", "image"])
+    ]
+    assert row["metrics"]["nll"]["mean"] == pytest.approx(np.mean(losses), rel=1e-5)
+    assert row["metrics"]["accuracy"]["sd"] == pytest.approx(np.std(rights, ddof=1))
 
 
 @pytest.mark.slow
