@@ -243,7 +243,8 @@ def read_data(data: str, options: Mapping[str, Any]) -> Manifest:
     """The data set that a command is given; with --download, what it names by address is fetched."""
     from extract import Manners, download, read_manifest
 
-    columns = parse_columns(options["columns"])
+    given = options["columns"]
+    columns = parse_columns(given) if given is None or isinstance(given, str) else given
     manifest = read_manifest(data, options["layout"], columns, options["allow_outside"], options["encoding"])
     chosen = parse_modalities(options.get("modalities"))
     manners = Manners(allow_private=options["allow_private"]) if options["download"] else None

@@ -16,7 +16,7 @@ from endings import Failures, finish, program, retry_command, typed_command
 if TYPE_CHECKING:
     from cache import DataSet, View
     from extract import EncoderSpec, Extraction, Manifest
-    from fuse import Ablated, Judged, Planned, Settings, Shown
+    from fuse import Ablated, Judged, Planned, Run, Settings, Shown
 
 SHOWN_FITS = 20
 DEMO_HEADS = ("logreg", "vote", "vote-prior", "stacking", "mlp")
@@ -115,6 +115,23 @@ def encode_for(
     expected = {name: one["encoder"] for name, one in encoders.items()}
     settings = Settings(store, default_name(manifest.path), specs, expected=expected, keep=False, **how_to_run(options))
     return with_bars(lambda bars: extract(manifest, settings, bars))
+
+
+def read_for(run: Run, data: str, options: Mapping[str, Any]) -> Manifest:
+    """New data, by the columns that were named when the run's data was read, unless --columns says otherwise."""
+    from cache import PipelineError
+
+    columns = run.settings.get("columns")
+    if options["columns"] is not None or not columns:
+        return read_data(data, options)
+    try:
+        return read_data(data, {**options, "columns": columns})
+    except PipelineError as error:
+        said = ",".join(f"{role}={column}" for role, column in columns.items())
+        raise type(error)(
+            f"{error}\n{run.folder} was trained on --columns {said}, and so new data is read; give --columns with what "
+            "these are called here, or --columns '' for the usual names"
+        ) from error
 
 
 def predict_with(model: Any, done: Extraction, store: Path, output: Path) -> dict[str, Any]:

@@ -50,6 +50,7 @@ from flows import (
     planned_fit,
     predict_text,
     predict_with,
+    read_for,
     shown_from,
     spare_data,
     view_of_run,
@@ -256,13 +257,15 @@ def predict(
 ) -> None:
     """Label DATA by a saved run: its unlabelled rows, or all rows where every one has a label.
 
-    DATA goes through the encoders of the run; what the store holds already is not encoded again.
+    DATA goes through the encoders of the run; what the store holds already is not encoded again. Columns that were
+    named for the run's data are taken of DATA, too, unless --columns names others.
     """
     from extract import data_lines, extraction_result
     from fuse import load_run
 
     started = time.perf_counter()
-    run, manifest = load_run(run_folder), read_data(data, options)
+    run = load_run(run_folder)
+    manifest = read_for(run, data, options)
     spare_data(output, manifest)
     unlabelled = manifest.unlabelled()
     if unlabelled.samples and not all_rows:

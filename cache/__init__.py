@@ -23,6 +23,7 @@ from cache.files import (
     new_folder,
     remove,
     replacing,
+    spare,
     with_seal,
     write_json,
 )
@@ -125,6 +126,7 @@ __all__ = [
     "remove",
     "replacing",
     "silent",
+    "spare",
     "standing_batches",
     "status_lines",
     "status_of",

@@ -18,13 +18,13 @@ import os
 import secrets
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache import copies
-from cache.errors import PipelineError, StoreDamaged, StoreError
+from cache.errors import PipelineError, StoreDamaged, StoreError, UsageError, listing
 from cache.key import canonical_json
 from cache.remote import RemotePath, elsewhere
 from cache.schema import READABLE, SCHEMA
@@ -171,6 +171,20 @@ def new_folder(name: str, root: Path = Path("runs")) -> Path:
                 number += 1
     except OSError as error:
         raise StoreError(f"cannot make a folder under {root}: {error.strerror}; choose one by --out") from error
+
+
+def spare(folder: Path, mark: str, names: Iterable[str]) -> None:
+    """Raises a UsageError where files of others would be written over.
+
+    Args:
+        folder: to be written to; it may not be there yet.
+        mark: the file by which a folder that we wrote before is known.
+        names: of files that will be written.
+    """
+    if not (folder / mark).exists():
+        theirs = [name for name in names if (folder / name).exists()]
+        if theirs:
+            raise UsageError(f"{folder} holds {listing(theirs)} of something else; choose another --out")
 
 
 def with_seal(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from cache import (
     make_folder,
     new_folder,
     silent,
+    spare,
     tables_of,
     with_seal,
     write_json,
@@ -190,9 +191,7 @@ def check_free(folder: Path) -> None:
     """Raises a UsageError when the folder holds a run already, or files of others: nothing is ever overwritten."""
     if (folder / RUN_FILE).exists():
         raise UsageError(f"{folder} holds a run already; choose another --out or remove it")
-    # A run that was stopped has metrics.json, which is written before.
-    if (folder / "predictions.csv").exists() and not (folder / "metrics.json").exists():
-        raise UsageError(f"{folder} holds predictions.csv of something else than a run; choose another --out")
+    spare(folder, "metrics.json", ["predictions.csv"])  # which a run that was stopped wrote first
 
 
 def write_run(
@@ -204,7 +203,7 @@ def write_run(
     those of fold 0.
 
     Args:
-        settings: at least `head`, `seed` and `store`; kept as they are.
+        settings: at least `head`, `seed` and `store`; kept as they are, with the `columns` of the data beside them.
 
     Returns:
         What `metrics.json` holds.
@@ -230,7 +229,7 @@ def write_run(
         {
             "schema": RUN_SCHEMA,
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "settings": dict(settings),
+            "settings": {**settings, "columns": _content_columns(table)},
             "data": data.name,
             "data_digest": data.digest,
             "protocol": protocol.description,
@@ -245,6 +244,12 @@ def write_run(
     )
     write_json(folder / RUN_FILE, about)
     return metrics
+
+
+def _content_columns(table: FeatureTable) -> dict[str, str]:
+    """The columns that the user named for what was encoded; of new data the same ones are meant."""
+    named = table.view.source.get("named", {})
+    return {role: column for role, column in named.items() if role == "words" or role in table.modalities}
 
 
 @functools.cache
@@ -286,12 +291,17 @@ def load_run(folder: str | Path) -> Run:
         check_seal(content, RUN_NAMES)
     except ValueError as error:
         raise UsageError(f"{folder / RUN_FILE} is damaged ({error}); run fuse again") from error
-    encoders = content["encoders"]
-    if not isinstance(encoders, dict) or not isinstance(content["settings"], dict):
+    encoders, settings = content["encoders"], content["settings"]
+    if not isinstance(encoders, dict) or not isinstance(settings, dict) or not _are_columns(settings.get("columns")):
         raise UsageError(f"{folder / RUN_FILE} is damaged; run fuse again")
     if not all(
         isinstance(one, dict) and set(one) >= _ENCODER_FIELDS and isinstance(one["spec"], dict)
         for one in encoders.values()
     ):
         raise UsageError(f"{folder / RUN_FILE} is damaged; run fuse again")
-    return Run(folder, load_bundle(folder / "model"), content["encoders"], content["settings"])
+    return Run(folder, load_bundle(folder / "model"), encoders, settings)
+
+
+def _are_columns(said: Any) -> bool:
+    """Whether it is what `_content_columns` gives; runs of before said nothing."""
+    return said is None or (isinstance(said, dict) and all(isinstance(part, str) for part in said.values()))

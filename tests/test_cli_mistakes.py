@@ -78,13 +78,25 @@ def test_predictions_never_take_the_place_of_the_data(run: Run, extracted: Path)
     assert lost.err.endswith("cannot write none/such.csv: there is no folder none; make it first\n")
 
 
-def test_a_run_takes_the_place_of_no_other_files(run: Run, extracted: Path) -> None:
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [
+        (["fuse", "--head", "text"], "predictions.csv"),
+        (["ablate", "--heads", "text", "--folds", "2", "--seeds", "1"], "table.csv"),
+        (["check", "posts"], "rows.csv"),
+    ],
+    ids=lambda one: str(one[0]),
+)
+def test_results_take_the_place_of_no_other_files(run: Run, extracted: Path, typed: list[str], name: str) -> None:
     (extracted / "mine").mkdir()
-    (extracted / "mine" / "predictions.csv").write_text("mine")
-    done = run("fuse", "--head", "text", "--out", "mine")
+    (extracted / "mine" / name).write_text("mine")
+    done = run(*typed, "--out", "mine")
     assert done.code == 1
-    assert "mine holds predictions.csv of something else than a run; choose another --out" in done.err
-    assert (extracted / "mine" / "predictions.csv").read_text() == "mine"
+    assert f"mine holds {name} of something else; choose another --out" in done.err
+    assert (extracted / "mine" / name).read_text() == "mine"
+    assert run(*typed, "--out", "other").code == 0
+    if typed[0] != "fuse":  # a run is never written twice
+        assert run(*typed, "--out", "other").code == 0
 
 
 def test_a_folder_that_is_no_store_is_not_merged(run: Run, extracted: Path) -> None:
@@ -118,3 +130,25 @@ def test_a_result_that_cannot_be_printed_is_one_line(
         say("a line")
     done = run("cache", "list", "--store", extracted / "features")
     assert (done.code, done.err.count("\n")) == (1, 1)
+
+
+def test_new_data_is_read_by_the_columns_of_the_training(run: Run, tmp_path: Path, models: list[str]) -> None:
+    words = ["great day", "awful rain", "lovely city", "bad coffee", "good home", "sad street"]
+    rows = [f"RAW {number},{text},{'ab'[number % 2]}" for number, text in enumerate(words)]
+    (tmp_path / "posts.csv").write_text("\n".join(["text,clean,label", *rows]) + "\n", encoding="utf-8")
+    new = [f"RAW {number},{text}" for number, text in enumerate(words)]
+    (tmp_path / "new.csv").write_text("\n".join(["text,clean", *new]) + "\n", encoding="utf-8")
+    (tmp_path / "bare.csv").write_text("text\nhello\n", encoding="utf-8")
+    assert run("extract", "posts.csv", *models, "--columns", "text=clean").code == 0
+    assert run("fuse", "--head", "logreg", "--folds", "2", "--out", "one").code == 0
+    found = run("predict", "--run", "one", "new.csv", "--json")
+    assert (found.json["encoded"], found.json["rows"]) == (0, 6), found.err
+    assert "text=clean" in run("predict", "--run", "one", "new.csv", "-o", "again.csv").out
+    raw = run("predict", "--run", "one", "new.csv", "-o", "raw.csv", "--columns", "text=text", "--json")
+    assert raw.json["encoded"] == 6
+    refused = run("predict", "--run", "one", "bare.csv", "-o", "bare-out.csv")
+    assert refused.code == 1
+    assert "has no column 'clean' for text" in refused.err
+    assert "one was trained on --columns text=clean, and so new data is read" in refused.err
+    usual = run("predict", "--run", "one", "bare.csv", "-o", "bare-out.csv", "--columns", "", "--json")
+    assert usual.json["rows"] == 1, usual.err

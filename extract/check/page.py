@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cache import StoreError, make_folder, new_folder, write_json
+from cache import StoreError, make_folder, new_folder, spare, write_json
 from extract.check.findings import worst
 from extract.check.lines import modality_texts
 from extract.check.run import Checked
@@ -38,7 +38,10 @@ def write_check(checked: Checked, folder: Path | None = None) -> Path:
 
     Raises:
         StoreError: the folder cannot be made or written to.
+        UsageError: it holds such files that are no check's.
     """
+    if folder:
+        spare(folder, "check.json", ("rows.csv", "check.html"))
     folder = folder or new_folder(f"{checked.summary['name']}-check")
     try:
         make_folder(folder)

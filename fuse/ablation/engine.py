@@ -26,6 +26,7 @@ from cache import (
     make_folder,
     replacing,
     silent,
+    spare,
     tables_of,
     write_json,
 )
@@ -43,6 +44,9 @@ from fuse.task import CLASSIFICATION, targets, task_of
 
 STATE_FILE = "ablation.json"
 FITS, RESULTS = "fits", "results.csv"
+TABLES = ("table.csv", "table.md", "table.tex")
+WRITTEN = (RESULTS, "summary.json", "report.html", *TABLES, "metrics.json", "predictions.csv")
+"""What an ablation writes, and others might, too."""
 
 
 @dataclass(frozen=True)
@@ -269,7 +273,7 @@ def open_folder(data: Data, settings: Settings, out: Path | None, root: Path) ->
     unfinished ablation of the same data and settings goes on, else a new folder is made.
 
     Raises:
-        UsageError: `out` holds another run, or an ablation of other data.
+        UsageError: `out` holds another run, an ablation of other data, or files of something else.
     """
     state = {
         "schema": SCHEMA,
@@ -304,6 +308,7 @@ def _refuse_other(folder: Path, state: Mapping[str, Any]) -> None:
     if found is None:
         if (folder / RUN_FILE).exists():
             raise UsageError(f"{folder} holds the run of a head; choose another --out")
+        spare(folder, STATE_FILE, WRITTEN)
         return
     if found.get("data_digest") != state["data_digest"]:
         raise UsageError(

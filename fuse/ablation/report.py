@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cache import PipelineError, UsageError, from_json, make_folder, replacing
+from cache import PipelineError, UsageError, from_json, make_folder, replacing, spare
 from fuse.ablation.conclusions import conclusions
-from fuse.ablation.engine import FITS, STATE_FILE
+from fuse.ablation.engine import FITS, STATE_FILE, WRITTEN
 from fuse.ablation.results import joined, read_results
 from fuse.ablation.summary import Comparison, control_rows, majority_row, named, table_rows
 from fuse.report.page import Shown, page
@@ -85,10 +85,12 @@ def report(folders: Sequence[Path], out: Path | None, show: Show | None = None) 
         show: as for `ablate`.
 
     Raises:
-        UsageError: a folder holds no finished ablation; several and no `out`.
+        UsageError: a folder holds no finished ablation; several and no `out`, or one that holds files of others.
         DataError: they do not judge the same rows.
     """
     summaries = [read_summary(folder) for folder in folders]
+    if out is not None:
+        spare(out, SUMMARY, WRITTEN)
     if len(folders) == 1:
         summary = {**summaries[0], "conclusions": conclusions(summaries[0])}
         write_report(out or folders[0], summary, shown(summary, show))
