@@ -1,4 +1,4 @@
-"""The read cache: local copies of files of stores that lie elsewhere.
+"""The read cache: local copies of files of stores that lie elsewhere, and notes of what was found damaged from here.
 
 A copy is called by a digest of the file's header, which holds the size and the checksum of the rest: equal names are
 equal content, in whatever store. A copy gets its name once every byte was checked.
@@ -133,28 +133,41 @@ def _tidy(folder: Path) -> None:
                 file.unlink()
 
 
-def mark(path: RemotePath) -> None:
+def mark(path: Path | RemotePath) -> None:
     """Notes that a file was found damaged: an extraction from here reads all of it and sets it aside."""
-    note = _note(path)
     try:
+        note = _note(path)
         note.parent.mkdir(parents=True, exist_ok=True)
         note.touch()
-    except OSError as error:
-        raise StoreError(f"{note.parent} cannot be written: {error.strerror}; {_elsewhere()}") from error
+    except (OSError, RuntimeError) as error:  # the latter: there is no home
+        reason = getattr(error, "strerror", None) or error
+        raise StoreError(f"no note of damage can be written: {reason}; {_elsewhere()}") from error
 
 
-def is_marked(path: RemotePath) -> bool:
+def is_marked(path: Path | RemotePath) -> bool:
     """Whether it was found damaged from here."""
-    return _note(path).exists()
+    return _noted(path) is not None
 
 
-def unmark(path: RemotePath) -> None:
+def unmark(path: Path | RemotePath) -> None:
     """Takes the note back, if there is one."""
-    _note(path).unlink(missing_ok=True)
+    note = _noted(path)
+    if note is not None:
+        note.unlink(missing_ok=True)
 
 
-def _note(path: RemotePath) -> Path:
-    return cache_folder() / f"{_name(path.address.encode())}{_MARK}"
+def _noted(path: Path | RemotePath) -> Path | None:
+    """The note, if there is one: where none can be looked for, none was written."""
+    try:
+        note = _note(path)
+    except RuntimeError:
+        return None
+    return note if os.path.exists(note) else None
+
+
+def _note(path: Path | RemotePath) -> Path:
+    place = path.address if isinstance(path, RemotePath) else os.path.realpath(path)
+    return cache_folder() / f"{_name(os.fsencode(place))}{_MARK}"
 
 
 def _name(raw: bytes) -> str:

@@ -387,11 +387,15 @@ def check_body(path: Path, header: Mapping[str, Any]) -> None:
         raise
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror or error}") from error
-    whole = crc == header["crc32"]
-    if (remote := elsewhere(path)) is not None:
-        (copies.unmark if whole else copies.mark)(remote)
-    if not whole:
-        raise StoreDamaged(f"{path} is damaged (its checksum does not fit); {_AGAIN}")
+    if crc == header["crc32"]:
+        copies.unmark(path)
+        return
+    problem = f"{path} is damaged (its checksum does not fit); {_AGAIN}"
+    try:
+        copies.mark(path)
+    except StoreError as error:
+        raise StoreDamaged(f"{problem}; it could not be noted for an extraction in shards: {error}") from error
+    raise StoreDamaged(problem)
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

@@ -146,8 +146,8 @@ class EncoderStore:
 
         Args:
             wanted: every byte is read of segments that hold one of these items, of plans and of
-                failures; of other segments header, length and item keys. None reads all of all. Of a
-                store that lies elsewhere every byte is read only of what was found damaged from here.
+                failures; of other segments header, length and item keys. None reads all of all, but
+                of a store that lies elsewhere. What was found damaged from here is always read as a whole.
         """
         moved = []
         for path in self.segment_paths():
@@ -291,16 +291,16 @@ def _read_failures(text: str) -> list[Failure]:
 
 
 def _is_to_be_read(path: Path, items: np.ndarray, wanted: AbstractSet[bytes] | None) -> bool:
-    remote = elsewhere(path)
-    if remote is not None:
-        return copies.is_marked(remote)
+    if copies.is_marked(path):
+        return True
+    if elsewhere(path) is not None:
+        return False
     return wanted is None or not wanted.isdisjoint(unpack_items(items))
 
 
 def _set_aside(path: Path) -> Path:
     aside = path.with_suffix(DAMAGED_SUFFIX)
-    if (remote := elsewhere(path)) is not None:
-        copies.unmark(remote)
+    copies.unmark(path)
     try:
         return path.rename(aside)
     except FileNotFoundError:  # another process has set it aside in this moment

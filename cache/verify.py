@@ -40,8 +40,8 @@ class Verification:
 def verify_store(store: FeatureStore, progress: Progress = silent) -> Verification:
     """Checks keys, checksums of all files, offsets, and the rows of every view against the segments.
 
-    Nothing is changed; the next extraction sets aside what is damaged. Of a store that lies elsewhere every byte is
-    read there, whatever local copies there are.
+    Nothing in the store is changed; the next extraction from here sets aside what is damaged. Of a store that lies
+    elsewhere every byte is read there, whatever local copies there are.
 
     Raises:
         CacheIncomplete: there is no such store.

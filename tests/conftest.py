@@ -26,6 +26,14 @@ COLOURS = {"good": (240, 200, 60), "bad": (40, 60, 90)}
 
 
 @pytest.fixture(scope="session", autouse=True)
+def own_notes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Local copies, and notes of what was found damaged, lie in no folder of the user's."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("ENCODE_ONCE_CACHE", str(tmp_path_factory.mktemp("copies")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def full_precision() -> Iterator[None]:
     """Where the precision is left open it is fp32: on models this small a measurement is a throw of dice."""
     with pytest.MonkeyPatch.context() as patched:

@@ -93,6 +93,39 @@ def test_damage_at_a_random_place_is_found_and_named(copied, seed):
     assert str(path) in finding_lines(found.as_json())[0]
 
 
+def flip_last(path):
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+
+
+def test_what_was_found_damaged_is_read_as_a_whole_until_it_is_good_again(copied):
+    encoder = copied.encoders()[0]
+    path = encoder.segment_paths()[0]
+    flip_last(path)
+    assert encoder.set_aside_damaged(frozenset()) == []  # no vector is read
+    assert list(findings_of(copied)) == [path]
+    flip_last(path)
+    assert encoder.set_aside_damaged(frozenset()) == []
+    flip_last(path)
+    assert encoder.set_aside_damaged(frozenset()) == []  # the note is gone
+    assert list(findings_of(copied)) == [path]
+    assert encoder.set_aside_damaged(frozenset()) == [path.with_suffix(".damaged")]
+
+
+@pytest.mark.parametrize("home", ["file", "file/within"])
+def test_damage_that_cannot_be_noted_is_named_all_the_same(copied, monkeypatch, tmp_path, home):
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("ENCODE_ONCE_CACHE", str(tmp_path / home))
+    assert findings_of(copied) == {}
+    path = copied.encoders()[0].segment_paths()[0]
+    flip_last(path)
+    [(named, problem)] = findings_of(copied).items()
+    assert named == path
+    assert "is damaged (its checksum does not fit)" in problem
+    assert "could not be noted for an extraction in shards: no note of damage can be written" in problem
+
+
 def test_several_damaged_files_are_all_named(copied):
     broken = [copied.view_path("posts"), *copied.root.rglob("*.plan"), *copied.root.rglob("key.json")]
     for path in broken:

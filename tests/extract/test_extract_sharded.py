@@ -69,6 +69,23 @@ def whole(bench, rows) -> dict[str, np.ndarray]:
     return found
 
 
+def test_a_damaged_vector_is_mended_once_it_was_found(bench, rows):
+    in_shards(bench, rows, 9)
+    before, store = table_of(bench, "posts"), FeatureStore(bench.store)
+    path = store.encoders()[0].segment_paths()[0]
+    raw = bytearray(path.read_bytes())
+    raw[-9] ^= 1
+    path.write_bytes(raw)
+    assert in_shards(bench, rows, 9).done.encoded == 0  # vectors are not read
+    assert [file for file, _ in verify_store(store).findings] == [path]
+    done = in_shards(bench, rows, 9).done
+    assert done.encoded > 0
+    assert any(f"{path.with_suffix('.damaged')} was damaged and set aside" in one for one in done.warnings)
+    assert verify_store(store).findings == []
+    assert same(table_of(bench, "posts"), before)
+    assert in_shards(bench, rows, 9).done.encoded == 0
+
+
 def test_memory_is_given_back_after_each_shard(bench, rows, monkeypatch: pytest.MonkeyPatch):
     given: list[int] = []
     monkeypatch.setattr("extract.runtime.Runtime.give_back", lambda runtime: given.append(len(encoded())))
