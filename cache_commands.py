@@ -60,10 +60,12 @@ def cache_status(store: Path, name: str | None, as_json: bool) -> None:
 def cache_verify(store: Path, deep: int | None, as_json: bool, **options: Any) -> None:
     """Read every byte of the store and compare checksums, keys and rows. Exit code 1 if anything is wrong.
 
-    Nothing is changed. The next `extract` sets damaged files aside and encodes their items again.
+    Nothing in it is changed. The next `extract` sets damaged files aside and encodes their items again.
     """
     from cache import FeatureStore, finding_lines, verify_store
 
+    if not deep and (options["name"] or options["data"]):
+        raise click.UsageError("--name and --data go with --deep N; without it the whole store is read")
     result = with_bars(lambda bars: verify_store(FeatureStore(store), bars)).as_json()
     if deep and not result["findings"]:
         result["deep"] = verify_deep(store, deep, options)

@@ -101,6 +101,7 @@ def test_deep_verification_encodes_rows_again(run: Run, extracted: Path, models:
     assert lost.code == 1
     assert "there is no data at" in lost.err
     assert run("cache", "verify", "--deep", 5, "--data", "moved").code == 0
+    assert "--name and --data go with --deep N" in run("cache", "verify", "--data", "moved").err
 
 
 def test_gc_says_first_and_removes_then(run: Run, extracted: Path) -> None:
