@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
@@ -505,7 +506,7 @@ Run = Callable[..., Result]
 
 @pytest.mark.parametrize("command", [["extract"], ["check"], ["bench"], ["finetune"], ["predict", "--run", "run"]])
 def test_other_commands_say_what_to_do(run: Run, bucket: Bucket, command: list[str], monkeypatch, tmp_path: Path):
-    monkeypatch.setattr("fuse.load_run", lambda _: None)
+    monkeypatch.setattr("fuse.load_run", lambda _: SimpleNamespace(settings={}))
     done = run(*command, f"{bucket.url}/posts")
     assert done.code == 1
     assert f"{bucket.url}/posts is an address, and data at an address is read in shards" in done.err
