@@ -20,14 +20,13 @@ from cache.files import (
     TEMPORARY_PREFIX,
     check_seal,
     make_folder,
-    new_folder,
     remove,
     replacing,
-    spare,
     with_seal,
     write_json,
 )
 from cache.find import KeyIndex
+from cache.folders import new_folder, spare
 from cache.folds import CrossFitted, DataSet, load_data_set, load_folds, tables_of
 from cache.groups import joined_groups, key_links, linked_groups
 from cache.key import NO_ITEM, EncoderKey, canonical_json, digest, from_json, item_key, pack_items, unpack_items

@@ -18,13 +18,13 @@ import os
 import secrets
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache import copies
-from cache.errors import PipelineError, StoreDamaged, StoreError, UsageError, listing
+from cache.errors import PipelineError, StoreDamaged, StoreError
 from cache.key import canonical_json
 from cache.remote import RemotePath, elsewhere
 from cache.schema import READABLE, SCHEMA
@@ -155,36 +155,6 @@ def write_json(target: Path, value: Any) -> None:
         return
     with replacing(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def new_folder(name: str, root: Path = Path("runs")) -> Path:
-    """Makes the first free folder `runs/<name>-<number>`."""
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        number = 1
-        while True:
-            folder = root / f"{name}-{number}"
-            try:
-                folder.mkdir()
-                return folder
-            except FileExistsError:
-                number += 1
-    except OSError as error:
-        raise StoreError(f"cannot make a folder under {root}: {error.strerror}; choose one by --out") from error
-
-
-def spare(folder: Path, mark: str, names: Iterable[str]) -> None:
-    """Raises a UsageError where files of others would be written over.
-
-    Args:
-        folder: to be written to; it may not be there yet.
-        mark: the file by which a folder that we wrote before is known.
-        names: of files that will be written.
-    """
-    if not (folder / mark).exists():
-        theirs = [name for name in names if (folder / name).exists()]
-        if theirs:
-            raise UsageError(f"{folder} holds {listing(theirs)} of something else; choose another --out")
 
 
 def with_seal(content: Mapping[str, Any]) -> dict[str, Any]:
