@@ -177,10 +177,8 @@ def _controls(summary: Mapping[str, Any], unit: _Unit) -> list[str]:
             if (one.get("run", ""), one["head"]) == head and one["control"].endswith("shuffled"):
                 versus = one["versus"]
                 shown = versus["p"] < LEVEL and (versus["low"] > 0 or versus["high"] < 0) and unit.ahead(versus) > 0
-                lost = f"with {one['control']} it loses {unit.by(versus)}, {p_text(versus['p'])}"
-                parts.append(
-                    lost if shown else f"with {one['control']} it loses nothing that is shown ({unit.by(versus)})"
-                )
+                lost = f"{unit.by(versus)}, {p_text(versus['p'])}"  # where p and interval disagree, both are to be seen
+                parts.append(f"with {one['control']} it loses {lost if shown else f'nothing that is shown ({lost})'}")
         if parts:
             found.append(f"Control of {head[1]}: {'; '.join(parts)}.")
     return found[:1]
